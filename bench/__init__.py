@@ -1,0 +1,1 @@
+"""Load scripts: what gwrelay is measured and demonstrated with."""

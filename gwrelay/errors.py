@@ -1,0 +1,37 @@
+"""What can go wrong on our side of the wire.
+
+A remote's refusal is never an exception here: it is a `Reply`, and becomes an outcome at
+once (see message/outcome.py).  Exceptions mean our connection, our disk, our configuration.
+"""
+
+
+class GatewayError(Exception):
+    """Everything this package raises on purpose."""
+
+
+class ConfigError(GatewayError):
+    """A setting that cannot be used: says which, where it came from, and what would be right."""
+
+
+class ConnectionLost(GatewayError):
+    """Our connection to a next hop broke, timed out, or spoke no SMTP.
+
+    `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(f"{reason} (in {stage})")
+        self.stage = stage
+        self.reason = reason
+
+
+class AccountingError(GatewayError):
+    """An attempt would have ended with a recipient that has no outcome.  Always a bug."""
+
+
+class StoreFull(GatewayError):
+    """No room for another message just now: 452 4.3.1, and the client tries again."""
+
+
+class StoreFailed(GatewayError):
+    """The message could not be made durable: 451 4.3.0, and nothing is delivered from it."""

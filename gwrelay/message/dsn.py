@@ -1,0 +1,176 @@
+"""Failed recipients → the report their sender gets (RFC 3464, RFC 3461 6, RFC 6533).  Pure.
+
+Who is owed a report, and when, is decided elsewhere (queue/settlement.py).  What a next
+hop said is hostile text: it goes in as printable ASCII, on one line, cut to a length.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from email.utils import formatdate
+from typing import NamedTuple
+
+from gwrelay.message.envelope import Envelope, Recipient, message_name
+from gwrelay.message.outcome import Outcome
+
+#: Bytes of the original's header section that are returned (Postfix returns as much).
+HEADERS_MAX_BYTES = 50_000
+_DIAGNOSTIC_MAX = 500
+
+_NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
+_UNPRINTABLE = re.compile(r"[^ -~]+")
+_XTEXT_ESCAPE = re.compile(r"\+([0-9A-F]{2})")
+
+
+class Failure(NamedTuple):
+    recipient: Recipient
+    outcome: Outcome
+    #: It never said no: it was put off until its lifetime was over.
+    expired: bool
+
+
+class Report(NamedTuple):
+    """What a report is made of.  Times are Unix seconds, ids are message ids."""
+
+    hostname: str
+    report_id: int
+    now: float
+    original_id: int
+    arrived_at: float
+    envelope: Envelope
+    failures: Sequence[Failure]
+    #: The original's header section, see `header_section`.
+    headers: bytes
+
+
+def build(report: Report) -> bytes:
+    """The report as content: canonical CRLF lines, 7-bit unless an address is not.
+
+    Written out rather than built with the email package, whose generator refuses 8-bit
+    text inside message/* parts, the very parts RFC 6533 defines.
+    """
+    name = message_name(report.report_id)
+    # The id is random enough not to occur in the original's header by chance.
+    boundary = f"{name}/{report.hostname}"
+    international = needs_smtputf8(report)
+    status = "message/global-delivery-status" if international else "message/delivery-status"
+    headers = "message/global-headers" if international else "text/rfc822-headers"
+    parts = (
+        (f"text/plain; charset={'utf-8' if international else 'us-ascii'}", _for_people(report)),
+        (status, _status(report)),
+    )
+    wire = [_head(report, name, boundary)]
+    wire += [_part(boundary, kind, text.encode()) for kind, text in parts]
+    # Only the international form may carry 8-bit bytes: a report must reach a sender whose
+    # server knows no 8BITMIME, too.
+    original = report.headers if international else _NOT_ASCII.sub(b"?", report.headers)
+    wire.append(_part(boundary, headers, original))
+    wire.append(f"--{boundary}--\r\n".encode())
+    return b"".join(wire)
+
+
+def _head(report: Report, name: str, boundary: str) -> bytes:
+    fields = (
+        ("From", f"Mail Delivery System <MAILER-DAEMON@{report.hostname}>"),
+        ("To", f"<{report.envelope.reverse_path}>"),
+        ("Subject", "Undelivered mail returned to sender"),
+        ("Date", formatdate(report.now)),
+        ("Message-ID", f"<{name}@{report.hostname}>"),
+        # RFC 3834 5: no vacation program shall answer this.
+        ("Auto-Submitted", "auto-replied"),
+        ("MIME-Version", "1.0"),
+        (
+            "Content-Type",
+            f'multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"',
+        ),
+    )
+    return f"{_block(fields)}\r\n".encode()
+
+
+def needs_smtputf8(report: Report) -> bool:
+    """RFC 6533: only when an address that is named cannot be written in ASCII."""
+    named = [report.envelope.reverse_path, *(f.recipient.address for f in report.failures)]
+    return not all(map(str.isascii, named))
+
+
+def header_section(beginning: bytes) -> bytes:
+    """The header of a content whose `beginning` is given, whole lines of it, bounded."""
+    end = beginning.find(b"\r\n\r\n")
+    headers = beginning if end < 0 else beginning[: end + 2]
+    if len(headers) > HEADERS_MAX_BYTES:
+        headers = headers[: headers.rfind(b"\r\n", 0, HEADERS_MAX_BYTES) + 2]
+    return headers
+
+
+def _for_people(report: Report) -> str:
+    lines = [
+        f"This is the mail system at {report.hostname}.",
+        "",
+        "Your message could not be delivered to the recipients below. It will not be",
+        "tried again. The technical reasons and your message's header are attached.",
+        "",
+    ]
+    for failure in report.failures:
+        lines += [f"<{failure.recipient.address}>: {_why(failure)}", ""]
+    return "\r\n".join(lines)
+
+
+def _why(failure: Failure) -> str:
+    said = printable(str(failure.outcome.reply))
+    if failure.expired:
+        return f"could not be delivered in time; the last attempt ended with: {said}"
+    if failure.outcome.heard:
+        return f"{failure.outcome.exchange} said: {said}"
+    return said
+
+
+def _status(report: Report) -> str:
+    """The fields of RFC 3464 2.2 and 2.3, one block for the message, one a recipient."""
+    about = [("Reporting-MTA", f"dns; {report.hostname}")]
+    if report.envelope.envid:
+        about.append(("Original-Envelope-Id", printable(decode_xtext(report.envelope.envid))))
+    about.append(("X-Gwrelay-Id", message_name(report.original_id)))
+    about.append(("Arrival-Date", formatdate(report.arrived_at)))
+    blocks = [about, *(_recipient_fields(failure, report.now) for failure in report.failures)]
+    return "\r\n".join(map(_block, blocks))
+
+
+def _recipient_fields(failure: Failure, now: float) -> list[tuple[str, str]]:
+    recipient, told = failure.recipient, failure.outcome
+    fields = []
+    if recipient.orcpt:
+        kind, _, address = recipient.orcpt.partition(";")
+        fields.append(("Original-Recipient", f"{kind};{printable(decode_xtext(address))}"))
+    address_type = "rfc822" if recipient.address.isascii() else "utf-8"
+    fields.append(("Final-Recipient", f"{address_type}; {recipient.address}"))
+    fields.append(("Action", "failed"))
+    fields.append(("Status", "4.4.7" if failure.expired else told.reply.status or "5.0.0"))
+    if told.heard and told.exchange:
+        fields.append(("Remote-MTA", f"dns; {told.exchange}"))
+    source = "smtp" if told.heard else "x-gwrelay"
+    fields.append(("Diagnostic-Code", f"{source}; {printable(str(told.reply))}"))
+    fields.append(("Last-Attempt-Date", formatdate(now)))
+    return fields
+
+
+def _block(fields: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in fields)
+
+
+def _part(boundary: str, content_type: str, octets: bytes) -> bytes:
+    encoding = "7bit" if octets.isascii() else "8bit"
+    head = (
+        f"--{boundary}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Transfer-Encoding: {encoding}\r\n\r\n"
+    )
+    return head.encode() + octets + b"\r\n"
+
+
+def printable(text: str) -> str:
+    """Printable ASCII on one line, with everything else as one "?" or space."""
+    line = _UNPRINTABLE.sub("?", text.replace("\n", " "))
+    return line if len(line) <= _DIAGNOSTIC_MAX else line[: _DIAGNOSTIC_MAX - 3] + "..."
+
+
+def decode_xtext(text: str) -> str:
+    """RFC 3461 4: "+2B" is "+"."""
+    return _XTEXT_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
