@@ -1,0 +1,153 @@
+"""What happened to mail, one JSON object a line, for machines to read.
+
+Lines gather in memory and are written every moment (see FLUSH_S) by run(): no disk call for
+each delivery.  A file that cannot be written costs the events, never the mail.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from gwrelay.message.envelope import Message, message_name
+from gwrelay.message.outcome import Kind, Outcome
+from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.mailqueue import Settled
+
+logger = logging.getLogger(__name__)
+
+#: Seconds an event may wait in memory.
+FLUSH_S = 0.1
+#: Bytes kept for a file that cannot be written; beyond it events are dropped, and counted.
+_HELD_BYTES = 16 * 1024 * 1024
+
+Event = dict[str, Any]
+
+
+class EventLog:
+    """Appends events to `path`; "" is a log that nobody wants."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._encoder = msgspec.json.Encoder()
+        self._held = bytearray()
+        self._dropped = 0
+        self._fd = -1
+        self._failing = False
+        self.reopen()
+
+    def __bool__(self) -> bool:
+        return bool(self._path)
+
+    def write(self, event: Event) -> None:
+        if len(self._held) > _HELD_BYTES:
+            self._dropped += 1
+            return
+        self._held += self._encoder.encode(event) + b"\n"
+
+    def reopen(self) -> None:
+        """Go on in a new file after somebody renamed the old one."""
+        if not self._path:
+            return
+        self.flush()
+        self._close()
+        try:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        except OSError as error:
+            self._complain(error)
+
+    def flush(self) -> None:
+        """Write what has gathered; what the file does not take is kept for the next time."""
+        if not self._held:
+            return
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            while self._held:
+                del self._held[: os.write(self._fd, self._held)]
+        except OSError as error:
+            self._complain(error)
+            return
+        if self._failing:
+            logger.warning("events are written again; %d were dropped", self._dropped)
+        self._failing = False
+        self._dropped = 0
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.wait(FLUSH_S):
+            self.flush()
+        self.flush()
+
+    def close(self) -> None:
+        self.flush()
+        self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _complain(self, error: OSError) -> None:
+        if not self._failing:
+            logger.error("events cannot be written to %s: %s", self._path, error)
+        self._failing = True
+
+
+def accepted(message: Message, client: str, *, dsn_of: int = 0) -> Event:
+    """`client` is the address it came from, "" for what we made ourselves."""
+    event: Event = {
+        "time": message.arrived_at,
+        "event": "accepted",
+        "id": message_name(message.id),
+        "reverse_path": message.envelope.reverse_path,
+        "recipients": [recipient.address for recipient in message.envelope.recipients],
+        "size": message.size_bytes,
+        "client": client,
+    }
+    if dsn_of:
+        event["dsn_of"] = message_name(dsn_of)
+    return event
+
+
+def ended(
+    delivery: Delivery,
+    attempt: int,
+    told: Mapping[int, Outcome],
+    settled: Settled,
+    now: float,
+) -> Iterator[Event]:
+    """One event for each recipient of an attempt, and one for the report it caused."""
+    envelope = settled.message.envelope if settled.message else None
+    remaining = settled.settlement.remaining
+    for n, verdict in told.items():
+        event: Event = {
+            "time": now,
+            "event": _word(n, verdict, settled),
+            "id": message_name(delivery.message_id),
+            "reverse_path": envelope.reverse_path if envelope else "",
+            "recipient": envelope.recipients[n].address if envelope else "",
+            "size": settled.message.size_bytes if settled.message else 0,
+            "destination": delivery.destination,
+            "exchange": verdict.exchange,
+            "address": verdict.address,
+            "stage": verdict.stage,
+            "reply": str(verdict.reply),
+            "attempt": attempt,
+            "delay": round(now - delivery.arrived_at, 6),
+        }
+        if verdict.in_doubt:
+            event["in_doubt"] = True
+        if event["event"] == "deferred" and remaining is not None:
+            event["due_at"] = remaining.due_at
+        yield event
+    if settled.report is not None:
+        yield accepted(settled.report, "", dsn_of=delivery.message_id)
+
+
+def _word(n: int, verdict: Outcome, settled: Settled) -> str:
+    if n in settled.settlement.expired:
+        return "expired"
+    return "bounced" if verdict.kind is Kind.FAILED else verdict.kind.value

@@ -1,0 +1,122 @@
+"""One attempt: a relayer's session, the deliveries it took, and what became of each.
+
+Every delivery a relayer takes must come back here with an outcome for each recipient;
+what a relayer leaves behind when it ends is deferred and logged, for that is a bug.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from gwrelay.errors import AccountingError, GatewayError
+from gwrelay.message import outcome
+from gwrelay.message.outcome import Outcome
+from gwrelay.message.reply import Reply
+from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.mailqueue import Queue, Settled
+from gwrelay.relay.site import Site
+
+if TYPE_CHECKING:
+    from gwrelay.relay.relayer import ManagedRelayerMixin
+
+logger = logging.getLogger(__name__)
+
+_LEFT_BEHIND = Reply(451, "4.3.0", "internal error in the relayer; will be tried again")
+
+#: Seconds until a delivery is tried again whose settlement could not be written.
+_UNWRITTEN_RETRY_S = 60.0
+
+
+class Ended(Protocol):
+    """Who wants to know: called once for each delivery whose attempt ended.
+
+    `attempt` counts from 1; `recipients` were open before, `settled` says what is now.
+    """
+
+    def __call__(
+        self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
+    ) -> None: ...
+
+
+class AttemptManager:
+    """Accounts for one relayer's deliveries; the relayer tells it what happened."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        site: Site,
+        *,
+        ended: Ended,
+        no_connection: Callable[[Site, Outcome], None],
+        done: Callable[["ManagedRelayerMixin"], None],
+    ) -> None:
+        self._queue = queue
+        self.site = site
+        self._ended = ended
+        self._no_connection = no_connection
+        self._done = done
+        #: What the relayer has taken and not yet told about.
+        self.in_hand: Delivery | None = None
+        #: Set when the relayer's session is over and everything it took is settled.
+        self.completed = threading.Event()
+
+    def take(self, delivery: Delivery) -> None:
+        """The relayer begins with `delivery`."""
+        self.in_hand = delivery
+
+    def notify_success(
+        self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]
+    ) -> None:
+        """Every recipient was delivered."""
+        self._settle(delivery, told)
+        self.site.note_success()
+
+    def notify_failure(
+        self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]
+    ) -> None:
+        """A next hop was reached, and not every recipient was delivered."""
+        self._settle(delivery, told)
+
+    def notify_no_connection(
+        self, relayer: "ManagedRelayerMixin", delivery: Delivery, why: Outcome
+    ) -> None:
+        """No host of the site could be reached: whatever waits for it waits in vain."""
+        self._settle(delivery, dict.fromkeys(delivery.recipients, why))
+        self._no_connection(self.site, why)
+
+    def notify_done(self, relayer: "ManagedRelayerMixin") -> None:
+        """The relayer's session is over.
+
+        One that was stopped may leave a delivery behind: that stays as it was before its
+        attempt, in memory and in the log.  Otherwise it is a bug, and the delivery waits.
+        """
+        if self.in_hand is not None and not relayer.stopping:
+            left_behind = outcome.of_ours(outcome.CONNECT, _LEFT_BEHIND)
+            logger.error("relayer ended without an outcome for %s", self.in_hand)
+            self._settle(self.in_hand, dict.fromkeys(self.in_hand.recipients, left_behind))
+        self._done(relayer)
+        self.completed.set()
+
+    def _settle(self, delivery: Delivery, told: Mapping[int, Outcome]) -> None:
+        if delivery is not self.in_hand:
+            raise AccountingError(f"{delivery} was not in hand")
+        self.in_hand = None
+        settle(self._queue, delivery, told, self._ended)
+
+
+def settle(queue: Queue, delivery: Delivery, told: Mapping[int, Outcome], ended: Ended) -> None:
+    """Settle `delivery` and tell `ended`; when that cannot be written, try it all again.
+
+    Delivering twice is permitted then, forgetting is not.
+    """
+    attempt = delivery.attempts + 1
+    try:
+        settled = queue.settle(delivery, told)
+    except AccountingError:
+        raise
+    except GatewayError as error:
+        logger.error("%s could not be settled: %s", delivery, error)
+        queue.defer(delivery, _UNWRITTEN_RETRY_S)
+        return
+    ended(delivery, attempt, told, settled)

@@ -1,0 +1,287 @@
+"""The managers: what is due, where it goes, and who takes it there.
+
+check_state() takes what is due from the Queue, finds each delivery's site, and starts
+relayers in a bounded pool of greenlets; RelayStateHelper calls it whenever something
+changed.  Never speaks SMTP, never touches the disk, never waits for DNS on its own
+greenlet.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+
+from gevent.event import Event
+from gevent.pool import Pool
+
+from gwrelay.message import outcome
+from gwrelay.message.outcome import Outcome
+from gwrelay.message.reply import Reply
+from gwrelay.mx.calculator import MXCalculator
+from gwrelay.mx.failures import ResolutionError
+from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.mailqueue import Queue, Settled
+from gwrelay.relay.attempt import AttemptManager, Ended, settle
+from gwrelay.relay.hosts import Destinations, Exchanges, SiteHosts, site_key
+from gwrelay.relay.relayer import (
+    ESMTPManagedRelayerFactory,
+    ManagedRelayerMixin,
+    SMTPManagedRelayerFactory,
+)
+from gwrelay.relay.routes import Routes
+from gwrelay.relay.site import Site
+
+logger = logging.getLogger(__name__)
+
+#: Deliveries taken from the queue in one go: enough to keep every relayer busy, few enough
+#: that the loop is never long away.
+_TAKEN_AT_ONCE = 1000
+
+#: Seconds a site is remembered after the end of its last death, for the sake of its window.
+_SITE_MEMORY_S = 3600.0
+
+_LOOKUP_BROKE = Reply(451, "4.4.3", "internal error while looking up the destination")
+
+
+class SmartHostSMTPRelayingManager:
+    """Relays what a Queue holds, by HELO alone; see SmartHostESMTPRelayingManager.
+
+    With `routes.smarthosts` everything goes to these; without, to each destination's own
+    exchanges.  `ended` is told how each delivery's attempt ended.
+    """
+
+    factory_class: type[SMTPManagedRelayerFactory] = SMTPManagedRelayerFactory
+
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        calculator: MXCalculator | None = None,
+        routes: Routes | None = None,
+        factory: SMTPManagedRelayerFactory | None = None,
+        max_connections: int = 2000,
+        max_site_connections: int = 20,
+        dns_concurrency: int = 128,
+        ended: Ended | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.queue = queue
+        self.max_connections = max_connections
+        #: Relayers at work, and the attempt each one accounts to.
+        self.managed: dict[ManagedRelayerMixin, AttemptManager] = {}
+        self._calculator = calculator or MXCalculator(None, clock)
+        self._destinations = Destinations(self._calculator, routes or Routes())
+        self._factory = factory or self.factory_class()
+        self._max_site_connections = max_site_connections
+        self._ended: Ended = ended or _nobody
+        self._clock = clock
+        self._sites: dict[Hashable, Site] = {}
+        self._sweep_above = 1000
+        #: Sites with ready deliveries.
+        self._busy: dict[Hashable, Site] = {}
+        self._pool = Pool(max_connections)
+        self._lookups = Pool(dns_concurrency)
+        #: Deliveries whose destination is being looked up, by destination.
+        self._unresolved: dict[str, list[Delivery]] = {}
+        self._changed = Event()
+        self._stopping = False
+        queue.on_change = self._changed.set
+
+    @property
+    def max_messages_per_connection(self) -> int:
+        return self._factory.settings.max_messages_per_connection
+
+    def check_state(self) -> list[AttemptManager]:
+        """File what is due with its site, and start the relayers that are wanted.
+
+        Returns the attempts it started; each has an event, `completed`.
+        """
+        self._changed.clear()
+        if self._stopping:
+            return []
+        due = self.queue.get_waiting(_TAKEN_AT_ONCE)
+        for delivery in due:
+            self._route(delivery)
+        if len(due) == _TAKEN_AT_ONCE:
+            self._changed.set()
+        return self._start_relayers()
+
+    def wait(self, delay_s: float) -> None:
+        """Until check_state() may find something new, at most `delay_s` seconds."""
+        due_at = self.queue.next_due_at
+        if due_at is not None:
+            delay_s = min(delay_s, max(due_at - self._clock(), 0.0))
+        self._changed.wait(delay_s)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is being relayed or looked up; what waits, waits for its time."""
+        return not self.managed and not self._unresolved
+
+    def stop(self, within_s: float) -> None:
+        """Start nothing new, let relayers finish what they have in hand, end the rest.
+
+        What is cut off stays as it was before its attempt: waiting, and durable.
+        """
+        self._stopping = True
+        self._changed.set()
+        self._lookups.kill()
+        for relayer, attempts in list(self.managed.items()):
+            relayer.stopping = True
+            attempts.site.release()
+        if not self._pool.join(timeout=within_s):
+            cut_off = [r for r in self.managed if r.is_past_final_dot]
+            logger.warning(
+                "%d relayers cut off after %g s; %d of them past the final dot, in doubt",
+                len(self.managed),
+                within_s,
+                len(cut_off),
+            )
+            self._pool.kill()
+
+    # -- where each delivery goes --------------------------------------------------------
+
+    def _route(self, delivery: Delivery) -> None:
+        """File `delivery` with its site, or have its destination looked up first."""
+        destination = delivery.destination
+        if (others := self._unresolved.get(destination)) is not None:
+            others.append(delivery)
+            return
+        known = self._destinations.cached(destination)
+        if known is None:
+            self._unresolved[destination] = [delivery]
+            self._lookups.spawn(self._look_up, destination)
+        else:
+            self._file(delivery, known)
+
+    def _look_up(self, destination: str) -> None:
+        """On its own greenlet: ask, then file whatever has gathered meanwhile."""
+        found: Exchanges | ResolutionError = ResolutionError(_LOOKUP_BROKE, None)
+        try:
+            found = self._destinations.find(destination)
+        except Exception:
+            logger.exception("looking up %s", destination)
+        for delivery in self._unresolved.pop(destination):
+            self._file(delivery, found)
+        self._changed.set()
+
+    def _file(self, delivery: Delivery, found: Exchanges | ResolutionError) -> None:
+        if isinstance(found, ResolutionError):
+            self._settle(delivery, outcome.of_ours(outcome.DNS, found.reply))
+            return
+        site = self._site(found)
+        if site.dead_until > self._clock():
+            self._put_off(delivery, site)
+        else:
+            site.put(delivery)
+            self._busy[site.key] = site
+
+    def _site(self, exchanges: Exchanges) -> Site:
+        key = site_key(exchanges)
+        site = self._sites.get(key)
+        if site is None:
+            self._sweep_sites()
+            name = ", ".join(exchange.name for exchange in exchanges)
+            hosts = SiteHosts(self._calculator, self._factory.settings.source)
+            site = self._sites[key] = Site(key, name, self._max_site_connections, hosts)
+        site.hosts.exchanges = exchanges
+        return site
+
+    def _sweep_sites(self) -> None:
+        """Forget dead sites that nobody sends to any more; live ones go when unused."""
+        if len(self._sites) < self._sweep_above:
+            return
+        past = self._clock() - _SITE_MEMORY_S
+        for key, site in list(self._sites.items()):
+            if site.is_unused and site.dead_until < past:
+                del self._sites[key]
+        self._sweep_above = max(1000, 2 * len(self._sites))
+
+    # -- who takes it there --------------------------------------------------------------
+
+    def _start_relayers(self) -> list[AttemptManager]:
+        """One relayer for each delivery that has none on the way, within window and pool."""
+        started = []
+        for site in list(self._busy.values()):
+            for _ in range(min(site.wanted(), self._pool.free_count())):
+                started.append(self._start_relayer(site))
+            if not site.ready:
+                del self._busy[site.key]
+        return started
+
+    def _start_relayer(self, site: Site) -> AttemptManager:
+        attempts = AttemptManager(
+            self.queue,
+            site,
+            ended=self._ended,
+            no_connection=self._no_connection,
+            done=self._relayer_done,
+        )
+        relayer = self._factory.build_relayer(attempts, site.hosts, self.queue)
+        self.managed[relayer] = attempts
+        site.relayers += 1
+        self._pool.spawn(self._run, relayer, site.ready.popleft())
+        return attempts
+
+    def _run(self, relayer: ManagedRelayerMixin, delivery: Delivery) -> None:
+        """The guard: a bug ends one relayer, not the gateway; its delivery is deferred."""
+        try:
+            relayer.run(delivery)
+        except Exception:
+            logger.exception("relayer for %s", relayer.attempts.site.name)
+
+    def _relayer_done(self, relayer: ManagedRelayerMixin) -> None:
+        site = self.managed.pop(relayer).site
+        site.relayers -= 1
+        if site.is_unused and not site.dead_until:
+            self._sites.pop(site.key, None)
+        self._changed.set()
+
+    def _no_connection(self, site: Site, why: Outcome) -> None:
+        """None of the site's hosts could be reached: what waits for it waits in vain."""
+        dead_until = site.hosts.plan().all_marked_until
+        site.note_no_connection(dead_until, why)
+        if dead_until:
+            for delivery in site.take_ready():
+                self._put_off(delivery, site)
+
+    def _put_off(self, delivery: Delivery, site: Site) -> None:
+        """The site is dead: this is no attempt, unless the delivery's time is over."""
+        if self.queue.has_expired(delivery) and site.last_failure is not None:
+            self._settle(delivery, site.last_failure)
+        else:
+            self.queue.set_waiting(delivery, site.dead_until)
+
+    def _settle(self, delivery: Delivery, told: Outcome) -> None:
+        """The same outcome for every recipient, without a relayer."""
+        settle(self.queue, delivery, dict.fromkeys(delivery.recipients, told), self._ended)
+
+
+class SmartHostESMTPRelayingManager(SmartHostSMTPRelayingManager):
+    """Relays by EHLO, with the extensions the next hop offers; what `serve` runs."""
+
+    factory_class = ESMTPManagedRelayerFactory
+
+
+class RelayStateHelper:
+    """Calls a manager's check_state() whenever something changed, and every `delay` seconds."""
+
+    def __init__(self, manager: SmartHostSMTPRelayingManager, delay: float = 1.0) -> None:
+        self.manager = manager
+        self.delay = delay
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set; spawn this."""
+        while not stop.is_set():
+            try:
+                self.manager.check_state()
+            except Exception:
+                # Whatever it was, it must not end all relaying; the log has it.
+                logger.exception("check_state")
+            self.manager.wait(self.delay)
+
+
+def _nobody(
+    delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
+) -> None:
+    """No one wants to know."""

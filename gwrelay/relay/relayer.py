@@ -1,0 +1,387 @@
+"""The relayers: each a greenlet's work, owning one session with one host of a site.
+
+A relayer takes deliveries until its site runs dry.  For each it walks the hosts of the
+present plan: a host that cannot be reached or greeted is marked bad and the next one is
+tried; what a host says about a recipient is an outcome (RFC 5321 5.1).  It knows neither
+schedules nor bounces: everything ends at its AttemptManager.
+
+    SMTPManagedRelayer    HELO, no extensions
+    ESMTPManagedRelayer   EHLO and what it offers; STARTTLS and AUTH when given
+"""
+
+import logging
+import ssl
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gwrelay.errors import ConnectionLost, StoreFailed
+from gwrelay.message import outcome
+from gwrelay.message.envelope import Message
+from gwrelay.message.outcome import Kind, Outcome
+from gwrelay.message.reply import Reply
+from gwrelay.mx.candidates import Candidate, Plan
+from gwrelay.queue.delivery import Delivery
+from gwrelay.relay.attempt import AttemptManager
+from gwrelay.smtp import transaction
+from gwrelay.smtp.connection import TIMEOUTS_S, Connection
+
+logger = logging.getLogger(__name__)
+
+#: RFC 3463 3.4: no host of the destination could be asked at all.
+_NO_HOST = Reply(451, "4.4.1", "no host of the destination could be tried")
+
+
+class Mail(Protocol):
+    """Where messages are read: the Queue, as far as a relayer needs it."""
+
+    def get_message(self, message_id: int) -> Message: ...
+    def get_content(self, message_id: int) -> Iterable[bytes]: ...
+
+
+class Hosts(Protocol):
+    """The hosts of one site as they are now: their plan, and their bad-host marks."""
+
+    def plan(self) -> Plan: ...
+    def mark_bad(self, candidate: Candidate) -> None: ...
+    def mark_good(self, candidate: Candidate) -> None: ...
+
+
+@dataclass(frozen=True)
+class RelayerSettings:
+    """What all relayers of a manager have in common."""
+
+    hostname: str = "localhost"
+    timeouts_s: Mapping[str, float] = field(default_factory=lambda: TIMEOUTS_S)
+    max_messages_per_connection: int = 100
+    recipients_per_message: int = 50
+    #: Seconds a session may be used in all.
+    connection_lifetime_s: float = 300.0
+    #: Seconds a session stays open without mail to carry.
+    idle_timeout_s: float = 10.0
+    #: Hosts that may refuse the same delivery in one attempt (Postfix: 2).
+    max_sessions: int = 2
+    #: Bytes of the longest reply that is read to its end.
+    reply_max_bytes: int = 64 * 1024
+    #: Where exchanges listen that were found by MX.
+    smtp_port: int = 25
+    #: Our address to connect from; "" leaves it to the system.
+    source: str = ""
+
+
+class ManagedRelayerMixin:
+    """Takes deliveries, keeps a session, tells the attempt manager.
+
+    What a subclass adds is how it introduces itself: `greet`.
+    """
+
+    def __init__(
+        self, attempts: AttemptManager, hosts: Hosts, mail: Mail, settings: RelayerSettings
+    ) -> None:
+        self.attempts = attempts
+        self._hosts = hosts
+        self._mail = mail
+        self._settings = settings
+        self._connection: Connection | None = None
+        #: Set from outside: finish the delivery in hand, then end.
+        self.stopping = False
+
+    def greet(self, connection: Connection) -> Reply:
+        """Introduce ourselves after the banner.  A reply that is not positive ends it."""
+        raise NotImplementedError
+
+    def run(self, delivery: Delivery | None) -> None:
+        """Relay `delivery`, then whatever the site has ready, until it runs dry."""
+        try:
+            while delivery is not None:
+                self.relay(delivery)
+                delivery = self._next()
+        finally:
+            self._break_off()
+            self._hang_up()
+            self.attempts.notify_done(self)
+
+    @property
+    def is_past_final_dot(self) -> bool:
+        """Whether the message in hand may have been accepted already."""
+        in_hand = self.attempts.in_hand is not None
+        return in_hand and self._connection is not None and self._connection.stage == outcome.DOT
+
+    def _break_off(self) -> None:
+        """Ended in the middle of a delivery, by a bug or by being stopped: without QUIT, which
+        could pass for content.  Only past the final dot is anything in doubt."""
+        delivery = self.attempts.in_hand
+        if delivery is None:
+            return
+        if self.is_past_final_dot and self._connection is not None:
+            lost = ConnectionLost(outcome.DOT, "broken off by us")
+            told = outcome.of_loss(lost, self._connection.exchange, self._connection.address)
+            self.attempts.notify_failure(self, delivery, dict.fromkeys(delivery.recipients, told))
+        self._drop()
+
+    def relay(self, delivery: Delivery) -> None:
+        """One attempt at one delivery, over as many hosts as it takes and is allowed."""
+        self.attempts.take(delivery)
+        try:
+            message = self._mail.get_message(delivery.message_id)
+        except StoreFailed as error:
+            self.attempts.notify_failure(self, delivery, _unreadable(delivery.recipients, error))
+            return
+        told: dict[int, Outcome] = {}
+        unreached: Outcome | None = None
+        sessions = 0
+        for candidate in self._candidates():
+            pending = [n for n in delivery.recipients if _may_ask_another(told.get(n))]
+            if not pending or sessions == self._settings.max_sessions:
+                break
+            answer = self._over(candidate, message, pending)
+            if isinstance(answer, Outcome):
+                unreached = answer
+                continue
+            told.update(answer)
+            sessions += 1
+        self._notify(delivery, told, unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST))
+
+    def _notify(self, delivery: Delivery, told: Mapping[int, Outcome], unreached: Outcome) -> None:
+        if not told:
+            self.attempts.notify_no_connection(self, delivery, unreached)
+        elif all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
+            self.attempts.notify_success(self, delivery, told)
+        else:
+            self.attempts.notify_failure(self, delivery, told)
+
+    def _next(self) -> Delivery | None:
+        if self.stopping:
+            return None
+        kept = self._connection is not None and self._is_reusable(self._connection)
+        return self.attempts.site.take(self._settings.idle_timeout_s if kept else 0.0)
+
+    def _candidates(self) -> Sequence[Candidate]:
+        """The present plan; the session we have goes first if its host is as good as any."""
+        candidates = self._hosts.plan().candidates
+        current = self._connection
+        if current is None:
+            return candidates
+        for candidate in candidates:
+            if candidate.preference != candidates[0].preference:
+                break
+            if self._leads_to(current, candidate):
+                return (candidate, *(c for c in candidates if c is not candidate))
+        return candidates
+
+    def _over(
+        self, candidate: Candidate, message: Message, pending: Sequence[int]
+    ) -> dict[int, Outcome] | Outcome:
+        """Outcomes of the `pending` recipients at this host, or why it cannot be used."""
+        told: dict[int, Outcome] = {}
+        waiting = list(pending)
+        while waiting:
+            batch = waiting[: self._settings.recipients_per_message]
+            answer = self._transact(candidate, message, batch)
+            if isinstance(answer, Outcome):
+                if not told:
+                    return answer
+                return told | dict.fromkeys(waiting, answer)
+            again = _too_many_at_once(batch, answer)
+            waiting = again + waiting[len(batch) :]
+            told |= {n: answer[n] for n in batch if n not in again}
+        return told
+
+    def _transact(
+        self, candidate: Candidate, message: Message, batch: Sequence[int]
+    ) -> dict[int, Outcome] | Outcome:
+        """One transaction.  A kept session found broken is replaced once, at no charge."""
+        envelope = message.envelope
+        sending = transaction.Transaction(
+            envelope,
+            [envelope.recipients[n] for n in batch],
+            message.size_bytes,
+            self._mail.get_content(message.id),
+        )
+        while True:
+            connection = self._session(candidate)
+            if isinstance(connection, Outcome):
+                return connection
+            was_kept = connection.transactions > 0
+            try:
+                told = transaction.send(connection, sending)
+            except ConnectionLost as lost:
+                self._drop()
+                if was_kept:
+                    continue
+                verdict = outcome.of_loss(lost, candidate.exchange, candidate.address)
+                return dict.fromkeys(batch, verdict)
+            except StoreFailed as error:
+                # Half of the content may be out: only breaking off keeps the other end
+                # from taking it for the whole.
+                self._drop()
+                return _unreadable(batch, error)
+            self._hosts.mark_good(candidate)
+            return dict(zip(batch, told, strict=True))
+
+    def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
+        port = candidate.port or self._settings.smtp_port
+        return connection.address == candidate.address and connection.port == port
+
+    def _session(self, candidate: Candidate) -> Connection | Outcome:
+        """The session we have, if it may carry another message there, or a new one."""
+        current = self._connection
+        if current is not None:
+            if self._leads_to(current, candidate) and self._is_reusable(current):
+                return current
+            self._hang_up()
+        return self._open(candidate)
+
+    def _is_reusable(self, connection: Connection) -> bool:
+        settings = self._settings
+        return (
+            not connection.spoiled
+            and connection.transactions < settings.max_messages_per_connection
+            and connection.age_s < settings.connection_lifetime_s
+            and connection.is_quiet()
+        )
+
+    def _open(self, candidate: Candidate) -> Connection | Outcome:
+        """Connect and greet.  A host that cannot be reached, or says "not now", is marked bad;
+        one that says "never" is alive, and only passed over (RFC 5321 3.1)."""
+        settings = self._settings
+        connection = Connection(
+            settings.hostname,
+            timeouts_s=settings.timeouts_s,
+            reply_max_bytes=settings.reply_max_bytes,
+            source=settings.source,
+        )
+        self._connection = connection
+        try:
+            port = candidate.port or settings.smtp_port
+            reply = connection.open(candidate.address, port, candidate.exchange)
+            if reply.is_positive:
+                reply = self.greet(connection)
+            if reply.is_positive:
+                return connection
+            told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
+        except ConnectionLost as lost:
+            told = outcome.of_loss(lost, candidate.exchange, candidate.address)
+        logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
+        if not told.reply.is_permanent:
+            self._hosts.mark_bad(candidate)
+        self._hang_up()
+        return told
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.quit()
+            self._connection = None
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class SMTPManagedRelayer(ManagedRelayerMixin):
+    """HELO, and nothing that RFC 821 did not know."""
+
+    def greet(self, connection: Connection) -> Reply:
+        return connection.helo()
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """For AUTH with a smart host."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+class ESMTPManagedRelayer(ManagedRelayerMixin):
+    """EHLO, then STARTTLS when a context is given, then AUTH when credentials are."""
+
+    def __init__(
+        self,
+        attempts: AttemptManager,
+        hosts: Hosts,
+        mail: Mail,
+        settings: RelayerSettings,
+        tls: ssl.SSLContext | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        super().__init__(attempts, hosts, mail, settings)
+        self._tls = tls
+        self._credentials = credentials
+
+    def greet(self, connection: Connection) -> Reply:
+        reply = connection.ehlo()
+        if reply.is_permanent:
+            # RFC 5321 3.2: a server that knows no EHLO gets HELO.
+            reply = connection.helo()
+        if reply.is_positive and self._tls is not None:
+            reply = self._encrypt(connection, self._tls)
+        if reply.is_positive and self._credentials is not None:
+            reply = self._log_in(connection, self._credentials)
+        return reply
+
+    def _encrypt(self, connection: Connection, context: ssl.SSLContext) -> Reply:
+        """A context that was given is meant: without TLS the mail waits (RFC 3207 4.1)."""
+        if not connection.offers("starttls"):
+            return Reply(454, "4.7.0", "STARTTLS is not offered, and TLS was asked for")
+        reply = connection.starttls(context)
+        return connection.ehlo() if reply.is_positive else reply
+
+    def _log_in(self, connection: Connection, credentials: Credentials) -> Reply:
+        if not connection.is_encrypted:
+            return Reply(454, "4.7.0", "AUTH needs TLS: a password is not sent in the clear")
+        return connection.login(credentials.username, credentials.password)
+
+
+class SMTPManagedRelayerFactory:
+    """Builds the relayers of a manager: one for each session it wants."""
+
+    def __init__(self, settings: RelayerSettings | None = None) -> None:
+        self.settings = settings or RelayerSettings()
+
+    def build_relayer(
+        self, attempts: AttemptManager, hosts: Hosts, mail: Mail
+    ) -> ManagedRelayerMixin:
+        return SMTPManagedRelayer(attempts, hosts, mail, self.settings)
+
+
+class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
+    def __init__(
+        self,
+        settings: RelayerSettings | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        super().__init__(settings)
+        self._tls = tls
+        self._credentials = credentials
+
+    def build_relayer(
+        self, attempts: AttemptManager, hosts: Hosts, mail: Mail
+    ) -> ManagedRelayerMixin:
+        return ESMTPManagedRelayer(
+            attempts, hosts, mail, self.settings, self._tls, self._credentials
+        )
+
+
+def _may_ask_another(verdict: Outcome | None) -> bool:
+    """Whether another host may be asked about this recipient in the same attempt.
+
+    Not when it is in doubt: another host would surely deliver it a second time.
+    """
+    return verdict is None or (verdict.kind is Kind.DEFERRED and not verdict.in_doubt)
+
+
+def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
+    """Those refused only for being too many in one transaction: they go in the next one, at
+    once (RFC 5321 4.5.3.1.10), provided that this one took some."""
+    refused = [n for n in batch if told[n].reply.code == 452 and told[n].reply.status == "4.5.3"]
+    refused = [n for n in refused if told[n].stage == outcome.RCPT]
+    return refused if len(refused) < len(batch) else []
+
+
+def _unreadable(recipients: Iterable[int], error: StoreFailed) -> dict[int, Outcome]:
+    reply = Reply(451, "4.3.0", f"the spooled message cannot be read: {error}")
+    return dict.fromkeys(recipients, outcome.of_ours(outcome.CONTENT, reply))

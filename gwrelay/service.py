@@ -1,0 +1,279 @@
+"""Builds every object once, wires them, spawns their loops, and stops them in order."""
+
+import gc
+import logging
+import os
+import resource
+import signal
+import stat
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import gevent
+from gevent.event import Event as Wakeup
+
+from gwrelay import events
+from gwrelay.config import Settings
+from gwrelay.diagnostics import reopen_log, start_log
+from gwrelay.errors import ConfigError, StoreFailed
+from gwrelay.events import EventLog
+from gwrelay.listener import Doors, FreeSpaceGate, Listener
+from gwrelay.message import outcome
+from gwrelay.message.envelope import Message
+from gwrelay.message.outcome import Outcome
+from gwrelay.mx.calculator import MXCalculator
+from gwrelay.mx.denied import Denied
+from gwrelay.mx.exchanges import Rules
+from gwrelay.mx.ourselves import own_address_test
+from gwrelay.mx.policy import MXPolicy
+from gwrelay.mx.resolver import DNSResolver
+from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.mailqueue import Queue, Settled
+from gwrelay.queue.retry import RetryPolicy
+from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
+from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
+from gwrelay.relay.routes import NextHop, Routes
+from gwrelay.smtp.session import Policy
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the queue when nothing happens; deliveries that are due and
+#: mail that arrives wake it at once.
+_CHECK_EVERY_S = 1.0
+
+#: Files a process has open besides its sessions: log segments, events, the resolver.
+_OTHER_FILES = 200
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the exit status.  Raises ConfigError when it cannot start."""
+    log = start_log(settings.log, settings.log_level)
+    _raise_file_limit(settings)
+    service = Service(settings)
+    stop = Wakeup()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stop.set)
+    gevent.signal_handler(signal.SIGHUP, service.reopen_files, log)
+    service.start()
+    stop.wait()
+    service.stop()
+    return 0
+
+
+class Service:
+    """One gateway: spool, queue, manager, calculator, listeners."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        # Listeners first: a port that is taken must not cost a replay.
+        directory = _own_directory(settings.spool)
+        self.events = EventLog(settings.events)
+        try:
+            self._log = open_spool(
+                directory, sync=_sync_natively, segment_bytes=settings.segment_size_bytes
+            )
+        except StoreFailed as error:
+            raise ConfigError(f"--spool {settings.spool}: {error}") from error
+        self._queue = Queue(
+            SpoolStore(self._log),
+            retry=RetryPolicy(
+                settings.retry_delays_s,
+                settings.lifetime_s,
+                settings.bounce_lifetime_s,
+                settings.jitter_share,
+            ),
+            hostname=settings.hostname,
+            resident_bytes=settings.resident_bodies_bytes,
+        )
+        doors = Doors(
+            Policy(
+                settings.hostname,
+                settings.max_message_size_bytes,
+                settings.max_recipients,
+                settings.max_hops,
+            ),
+            settings.relay_from,
+            settings.client_timeout_s,
+            settings.max_connections,
+            FreeSpaceGate(settings.spool, settings.min_free_space),
+            self._accepted,
+        )
+        self._listeners = [Listener(at, self._queue, doors) for at in settings.listen]
+        self._calculator = self._build_calculator()
+        self._manager = self._build_manager()
+        self._stopping = threading.Event()
+        self._loops: list[gevent.Greenlet] = []
+
+    def start(self) -> None:
+        """Spawn every loop, then accept."""
+        helper = RelayStateHelper(self._manager, _CHECK_EVERY_S)
+        for loop in (self._log.run, self._calculator.run, self.events.run, helper.run):
+            self._loops.append(gevent.spawn(loop, self._stopping))
+        # What lives now lives as long as the process: no collection need look at it again.
+        gc.collect()
+        gc.freeze()
+        for listener in self._listeners:
+            listener.start()
+        addresses = ", ".join(str(listener.endpoint) for listener in self._listeners)
+        logger.info("ready: listening on %s; %d deliveries waiting", addresses, len(self._queue))
+
+    def reopen_files(self, log: logging.Handler) -> None:
+        """SIGHUP: somebody renamed the log and the events, to keep them."""
+        reopen_log(log)
+        self.events.reopen()
+
+    def stop(self) -> None:
+        """Stop accepting, finish what is in flight within --shutdown-max, lose nothing."""
+        deadline = time.monotonic() + self._settings.shutdown_max_s
+        logger.info("stopping")
+        for listener in self._listeners:
+            listener.stop_accepting()
+        relaying = gevent.spawn(self._manager.stop, self._settings.shutdown_max_s)
+        while time.monotonic() < deadline and not all(w.is_empty for w in self._listeners):
+            gevent.sleep(0.02)
+        for listener in self._listeners:
+            listener.close()
+        relaying.join()
+        self._stopping.set()
+        gevent.joinall(self._loops, timeout=1)
+        self._queue.close()
+        self.events.close()
+        logger.info("stopped; %d deliveries waiting", len(self._queue))
+
+    def _build_calculator(self) -> MXCalculator:
+        settings = self._settings
+        family = settings.ip_family
+        rules = Rules(
+            cname_limit=settings.cname_limit,
+            families={"4": ("A",), "6": ("AAAA",)}.get(family, ("A", "AAAA")),  # type: ignore[arg-type]
+            nxdomain_defers=settings.nxdomain == "defer",
+            denied=_denied(settings),
+            is_own=own_address_test([w.endpoint for w in self._listeners], settings.smtp_port),
+        )
+        first_s, max_s = settings.mx_bad_time_s
+        policy = MXPolicy(
+            rules=rules,
+            prefer_family={"prefer4": "4", "prefer6": "6"}.get(family, ""),
+            max_hosts=settings.mx_max_hosts,
+            dns_concurrency=settings.dns_concurrency,
+            cache_size=settings.mx_cache_size,
+            ttl_min_s=settings.mx_ttl_min_s,
+            ttl_max_s=settings.mx_ttl_max_s,
+            negative_ttl_max_s=settings.mx_negative_ttl_s,
+            stale_on_error_s=settings.mx_stale_on_error_s,
+            refresh_ahead=settings.mx_refresh_ahead_share,
+            bad_time_first_s=first_s,
+            bad_time_max_s=max_s,
+        )
+        servers = [str(server) for server in settings.resolver]
+        resolver = DNSResolver(servers, timeout_s=settings.dns_timeout_s)
+        return MXCalculator(resolver, time.time, policy=policy)
+
+    def _build_manager(self) -> SmartHostESMTPRelayingManager:
+        settings = self._settings
+        relayers = RelayerSettings(
+            hostname=settings.hostname,
+            timeouts_s=_stage_timeouts(settings),
+            max_messages_per_connection=settings.messages_per_connection,
+            recipients_per_message=settings.recipients_per_message,
+            connection_lifetime_s=settings.connection_lifetime_s,
+            idle_timeout_s=settings.idle_timeout_s,
+            max_sessions=settings.mx_max_sessions,
+            reply_max_bytes=settings.reply_max_bytes,
+            smtp_port=settings.smtp_port,
+        )
+        smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
+        return SmartHostESMTPRelayingManager(
+            self._queue,
+            calculator=self._calculator,
+            routes=Routes(smarthosts),
+            factory=ESMTPManagedRelayerFactory(relayers),
+            max_connections=settings.concurrency,
+            max_site_connections=settings.site_concurrency,
+            dns_concurrency=settings.dns_concurrency,
+            ended=self._ended,
+        )
+
+    def _accepted(self, message: Message, client: str) -> None:
+        if self.events:
+            self.events.write(events.accepted(message, client))
+
+    def _ended(
+        self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
+    ) -> None:
+        if self.events:
+            for event in events.ended(delivery, attempt, told, settled, time.time()):
+                self.events.write(event)
+
+
+def _sync_natively(descriptor: int) -> None:
+    """fdatasync on a native thread: other greenlets go on while the disk works."""
+    gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
+
+
+def _denied(settings: Settings) -> Denied:
+    networks = tuple(rule for rule in settings.deny_host if not isinstance(rule, str))
+    patterns = tuple(rule for rule in settings.deny_host if isinstance(rule, str))
+    return Denied(networks, patterns)
+
+
+def _stage_timeouts(settings: Settings) -> dict[str, float]:
+    return {
+        outcome.CONNECT: settings.connect_timeout_s,
+        outcome.BANNER: settings.banner_timeout_s,
+        outcome.EHLO: settings.ehlo_timeout_s,
+        outcome.STARTTLS: settings.starttls_timeout_s,
+        outcome.AUTH: settings.ehlo_timeout_s,
+        outcome.MAIL: settings.mail_timeout_s,
+        outcome.RCPT: settings.rcpt_timeout_s,
+        outcome.DATA: settings.data_timeout_s,
+        outcome.CONTENT: settings.block_timeout_s,
+        outcome.DOT: settings.dot_timeout_s,
+        outcome.RSET: settings.rset_timeout_s,
+        outcome.QUIT: settings.quit_timeout_s,
+    }
+
+
+def _own_directory(path: str) -> Path:
+    """The worker's directory inside `path`, which is made ours alone.
+
+    Refuses one that belongs to somebody else, or that holds other things: closing a
+    stranger's directory to everybody would be no service.
+    """
+    top = Path(path)
+    try:
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = top.lstat()
+        names = os.listdir(top)
+    except OSError as error:
+        raise ConfigError(f"--spool {path}: {error.strerror}") from error
+    if not stat.S_ISDIR(about.st_mode):
+        raise ConfigError(f"--spool {path}: not a directory (and links are not followed)")
+    if about.st_uid != os.geteuid():
+        raise ConfigError(f"--spool {path}: belongs to user {about.st_uid}, not to us")
+    strange = [n for n in names if not n.startswith("worker-") and n != "lost+found"]
+    if strange:
+        raise ConfigError(f"--spool {path}: not a spool, it holds {sorted(strange)[0]!r}")
+    if about.st_mode & 0o077:
+        logger.warning("spool %s was open to others; its mode is 0700 now", path)
+        top.chmod(0o700)
+    return top / "worker-0"
+
+
+def _raise_file_limit(settings: Settings) -> None:
+    """As many open files as the system allows; says so when that is too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = settings.concurrency + settings.max_connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        logger.warning(
+            "the limit of open files is %d; --concurrency %d and --max-connections %d may need "
+            "%d: raise it, or lower these",
+            hard,
+            settings.concurrency,
+            settings.max_connections,
+            needed,
+        )

@@ -1,0 +1,268 @@
+"""One session with a next hop: open, greet, EHLO, STARTTLS, AUTH, QUIT, over smtplib.
+
+Knows nothing of messages; see transaction.py.  What the next hop says comes back as a
+Reply, whatever it is; losing the connection, or hearing what is no SMTP, raises
+ConnectionLost with the stage it happened in (RFC 5321 4.5.3.2 gives each its timer).
+
+smtplib is used for what it does well (the EHLO table, STARTTLS, the AUTH mechanisms) and
+kept away from what it does badly: it resolves names itself, applies one timer to each
+read, takes any text for a reply, and forgets recipients when a server says 421.
+"""
+
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+
+from gwrelay.errors import ConnectionLost
+from gwrelay.message import outcome
+from gwrelay.message.reply import Reply
+from gwrelay.smtp.replies import ProtocolError, ReplyReader
+
+#: Seconds for each stage, RFC 5321 4.5.3.2 where it names one.  Connect, STARTTLS and QUIT
+#: are ours.  Ten minutes for the final dot: a shorter timer makes duplicates, because they
+#: accept the message while we hang up and queue it again.
+TIMEOUTS_S: Mapping[str, float] = {
+    outcome.CONNECT: 30,
+    outcome.BANNER: 300,
+    outcome.EHLO: 300,
+    outcome.STARTTLS: 60,
+    outcome.AUTH: 300,
+    outcome.MAIL: 300,
+    outcome.RCPT: 300,
+    outcome.DATA: 120,
+    outcome.CONTENT: 180,
+    outcome.DOT: 600,
+    outcome.RSET: 20,
+    outcome.QUIT: 5,
+}
+
+RECEIVE_BYTES = 16 * 1024
+
+
+class _Client(smtplib.SMTP):
+    """smtplib's client with our socket, our reply reader and a timer for each stage."""
+
+    def __init__(
+        self, local_hostname: str, timeouts_s: Mapping[str, float], reply_max_bytes: int
+    ) -> None:
+        # A given local_hostname keeps smtplib from calling getfqdn(), a DNS look-up
+        # for every connection.
+        super().__init__(local_hostname=local_hostname)
+        self.stage = outcome.CONNECT
+        self.reader = ReplyReader(reply_max_bytes)
+        self.reply = Reply(0, "", "")
+        self._timeouts_s = timeouts_s
+        self._clock: Callable[[], float] = time.monotonic
+
+    def open(self, address: str, port: int, source: str) -> None:
+        """Connect to one address; smtplib's own connect() would resolve and try several."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.settimeout(self._timeouts_s[outcome.CONNECT])
+            if source:
+                sock.bind((source, 0))
+            sock.connect((address, port))
+        except OSError as error:
+            sock.close()
+            raise ConnectionLost(outcome.CONNECT, _reason(error)) from error
+        self.sock = sock
+
+    def send(self, s: bytes | str) -> None:  # type: ignore[override]
+        if self.sock is None:
+            raise ConnectionLost(self.stage, "connection is closed")
+        try:
+            self.sock.settimeout(self._timeouts_s[self.stage])
+            self.sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
+        except OSError as error:
+            self.close()
+            raise ConnectionLost(self.stage, _reason(error)) from error
+
+    def getreply(self) -> tuple[int, bytes]:
+        """One reply within the stage's time, however slowly it trickles."""
+        deadline = self._clock() + self._timeouts_s[self.stage]
+        try:
+            while (reply := self.reader.next()) is None:
+                self.reader.feed(self._receive(deadline))
+        except ProtocolError as error:
+            self.close()
+            raise ConnectionLost(self.stage, str(error)) from error
+        self.reply = reply
+        return reply.code, reply.text.encode("utf-8", "replace")
+
+    def _receive(self, deadline: float) -> bytes:
+        if self.sock is None:
+            raise ConnectionLost(self.stage, "connection is closed")
+        left_s = deadline - self._clock()
+        try:
+            if left_s <= 0:
+                raise TimeoutError("timed out")
+            self.sock.settimeout(left_s)
+            received = self.sock.recv(RECEIVE_BYTES)
+        except OSError as error:
+            self.close()
+            raise ConnectionLost(self.stage, _reason(error)) from error
+        if not received:
+            self.close()
+            raise ConnectionLost(self.stage, "closed by the other end")
+        return received
+
+
+class Connection:
+    """A session with one address of one exchange."""
+
+    def __init__(
+        self,
+        local_hostname: str,
+        *,
+        timeouts_s: Mapping[str, float] = TIMEOUTS_S,
+        reply_max_bytes: int = 64 * 1024,
+        source: str = "",
+    ) -> None:
+        self._client = _Client(local_hostname, timeouts_s, reply_max_bytes)
+        self._source = source
+        self._opened_at = time.monotonic()
+        self.exchange = ""
+        self.address = ""
+        self.port = 0
+        #: Messages sent, or tried, over this session.
+        self.transactions = 0
+        #: The two ends may have lost step: no further message may use this session.
+        self.spoiled = False
+        #: A transaction was left open: RSET must come before the next MAIL.
+        self.needs_rset = False
+        self.is_encrypted = False
+
+    def open(self, address: str, port: int, exchange: str) -> Reply:
+        """Connect to `address` and read the banner.  `exchange` is the name TLS verifies."""
+        self.exchange, self.address, self.port = exchange, address, port
+        self._client._host = exchange  # type: ignore[attr-defined]  # what starttls() names
+        self._client.open(address, port, self._source)
+        return self.read(outcome.BANNER)
+
+    @property
+    def stage(self) -> str:
+        """Where the session is: the stage of the last command."""
+        return self._client.stage
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._opened_at
+
+    def ehlo(self) -> Reply:
+        self._client.stage = outcome.EHLO
+        self._client.ehlo()
+        return self._client.reply
+
+    def helo(self) -> Reply:
+        self._client.stage = outcome.EHLO
+        self._client.helo()
+        return self._client.reply
+
+    def starttls(self, context: ssl.SSLContext) -> Reply:
+        """Encrypt; on 220 everything EHLO said is forgotten (RFC 3207 4.2): ask again."""
+        client = self._client
+        client.stage = outcome.STARTTLS
+        try:
+            client.starttls(context=context)
+        except smtplib.SMTPResponseException:
+            return client.reply
+        except OSError as error:
+            self.close()
+            raise ConnectionLost(outcome.STARTTLS, f"TLS failed: {_reason(error)}") from error
+        if len(client.reader):
+            # Plaintext behind the 220 would be read as if it came through TLS
+            # (CVE-2021-38371).
+            self.close()
+            raise ConnectionLost(outcome.STARTTLS, "plaintext was sent behind the 220")
+        self.is_encrypted = True
+        return client.reply
+
+    def login(self, username: str, password: str) -> Reply:
+        """AUTH by the best mechanism both know (RFC 4954); any reply but 2xx is a refusal."""
+        self._client.stage = outcome.AUTH
+        try:
+            self._client.login(username, password)
+        except smtplib.SMTPResponseException:
+            return self._client.reply
+        except smtplib.SMTPNotSupportedError as error:
+            return Reply(454, "4.7.0", str(error))
+        except smtplib.SMTPException as error:
+            return Reply(454, "4.7.0", f"AUTH failed: {error}")
+        return self._client.reply
+
+    def offers(self, extension: str) -> bool:
+        """Whether the EHLO reply names `extension` (lower case)."""
+        return extension in self._client.esmtp_features
+
+    @property
+    def size_limit_bytes(self) -> int:
+        """What SIZE announces (RFC 1870 4); 0 when it names no limit."""
+        announced = str(self._client.esmtp_features.get("size", "")).strip()
+        return int(announced) if announced.isascii() and announced.isdigit() else 0
+
+    def command(self, stage: str, line: bytes) -> Reply:
+        self.send(stage, line)
+        return self.read(stage)
+
+    def send(self, stage: str, octets: bytes) -> None:
+        self._client.stage = stage
+        self._client.send(octets)
+
+    def read(self, stage: str, *, moot: bool = False) -> Reply:
+        """The next reply.  `moot`: to a pipelined command that an earlier refusal undid, so
+        that "out of sequence" is the right answer and no sign of lost step."""
+        client = self._client
+        client.stage = stage
+        client.getreply()
+        reply = client.reply
+        if reply.code == 421 or (not moot and outcome.spoils_session(stage, reply)):
+            self.spoiled = True
+        return reply
+
+    def is_quiet(self) -> bool:
+        """Whether a session that idled may be used again.
+
+        A 421 or a close that came meanwhile is waiting in the socket; anything else that
+        nobody asked for is no better.
+        """
+        sock = self._client.sock
+        if sock is None or len(self._client.reader):
+            return False
+        try:
+            sock.settimeout(0)
+            sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def quit(self) -> None:
+        """Say QUIT and hang up; nobody waits for the answer."""
+        try:
+            self.send(outcome.QUIT, b"QUIT\r\n")
+        except ConnectionLost:
+            return
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the socket at once; no TLS goodbye that a silent peer could hold up."""
+        self._client.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._client.sock is not None
+
+
+def _reason(error: OSError) -> str:
+    """For people: "connection refused", not "[Errno 111] ..."."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, ssl.SSLError):
+        return getattr(error, "verify_message", "") or error.reason or str(error)
+    return (error.strerror or str(error) or type(error).__name__).lower()

@@ -1,0 +1,36 @@
+"""Content as it goes over the wire: dots stuffed, closed by the final dot (RFC 5321 4.5.2).
+
+Pure.  Content is canonical: CRLF line ends only, as the accepting session made sure.
+"""
+
+from collections.abc import Iterable, Iterator
+
+
+def on_the_wire(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """`pieces`, which may be cut anywhere, as blocks to send; the last has the final dot.
+
+    The dot travels with the last block: one packet fewer for a small message, and a send
+    that fails is known not to have sent it.
+    """
+    waiting = b""
+    # Content begins at the start of a line.
+    before = b"\r\n"
+    for piece in pieces:
+        if not piece:
+            continue
+        if waiting:
+            yield waiting
+        waiting = _stuff(piece, before)
+        before = piece[-2:] if len(piece) > 1 else before[-1:] + piece
+    yield waiting + (b".\r\n" if before == b"\r\n" else b"\r\n.\r\n")
+
+
+def _stuff(piece: bytes, before: bytes) -> bytes:
+    """`before` is the two bytes that came ahead of `piece`."""
+    # One memmem decides for nearly all mail that there is nothing to do.
+    stuffed = piece.replace(b"\r\n.", b"\r\n..") if b"\r\n." in piece else piece
+    if before == b"\r\n" and piece.startswith(b"."):
+        return b"." + stuffed
+    if before[-1:] == b"\r" and piece.startswith(b"\n."):
+        return b"\n." + stuffed[1:]
+    return stuffed

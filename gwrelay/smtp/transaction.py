@@ -1,0 +1,215 @@
+"""One mail transaction: MAIL, RCPT, DATA, content (RFC 5321 3.3), pipelined when offered.
+
+Gives one Outcome for each recipient, never fewer; never decides about retries, other
+hosts or bounces.  Losing the connection is in the outcomes too: what was refused before
+stays refused, the rest is deferred, and in doubt once the final dot was sent.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from gwrelay.errors import AccountingError, ConnectionLost
+from gwrelay.message import outcome
+from gwrelay.message.envelope import Envelope, Recipient
+from gwrelay.message.outcome import Outcome
+from gwrelay.message.reply import Reply
+from gwrelay.smtp.connection import Connection
+from gwrelay.smtp.stuffing import on_the_wire
+
+#: Content goes out in blocks of this size, each with its own timer (RFC 5321 4.5.3.2.5).
+BLOCK_BYTES = 64 * 1024
+
+_TOO_LARGE = "message of {} bytes exceeds the {} bytes that {} takes"
+_NO_8BIT = "content is not 7-bit clean and {} does not offer 8BITMIME"
+_NO_UTF8 = "address or header needs SMTPUTF8, which {} does not offer"
+
+
+class Transaction(NamedTuple):
+    """What to send: `recipients` are those of `envelope` that belong to this delivery."""
+
+    envelope: Envelope
+    recipients: Sequence[Recipient]
+    size_bytes: int
+    content: Iterable[bytes]
+
+
+def send(connection: Connection, transaction: Transaction) -> list[Outcome]:
+    """Outcomes in the order of `transaction.recipients`.
+
+    Raises ConnectionLost only when nothing at all is known yet (lost before the reply to
+    MAIL): then the host failed, not the message, and another may be asked at once.
+    """
+    refusal = _impossible(connection, transaction)
+    if refusal is not None:
+        said = _who(outcome.of_ours(outcome.MAIL, refusal), connection)
+        return [said] * len(transaction.recipients)
+    if connection.needs_rset:
+        _reset(connection)
+    connection.transactions += 1
+    if connection.offers("pipelining"):
+        outcomes = _pipelined(connection, transaction)
+    else:
+        outcomes = _in_lockstep(connection, transaction)
+    return _complete(outcomes)
+
+
+def _impossible(connection: Connection, transaction: Transaction) -> Reply | None:
+    """Why this next hop cannot take this message, before it is asked; None when it can."""
+    limit = connection.size_limit_bytes
+    if limit and transaction.size_bytes > limit:
+        text = _TOO_LARGE.format(transaction.size_bytes, limit, connection.exchange)
+        return Reply(552, "5.3.4", text)
+    if transaction.envelope.smtputf8 and not connection.offers("smtputf8"):
+        return Reply(550, "5.6.7", _NO_UTF8.format(connection.exchange))
+    if transaction.envelope.body != "7BIT" and not connection.offers("8bitmime"):
+        return Reply(554, "5.6.3", _NO_8BIT.format(connection.exchange))
+    return None
+
+
+def _reset(connection: Connection) -> None:
+    reply = connection.command(outcome.RSET, b"RSET\r\n")
+    if not reply.is_positive:
+        connection.spoiled = True
+        raise ConnectionLost(outcome.RSET, f"RSET refused: {reply}")
+    connection.needs_rset = False
+
+
+def mail_command(connection: Connection, envelope: Envelope, size_bytes: int) -> bytes:
+    """MAIL FROM with the parameters this next hop understands (RFC 1870, 6152, 6531, 3461)."""
+    line = f"MAIL FROM:<{envelope.reverse_path}>"
+    if connection.offers("size"):
+        line += f" SIZE={size_bytes}"
+    if envelope.body != "7BIT":
+        line += " BODY=8BITMIME"
+    if envelope.smtputf8:
+        line += " SMTPUTF8"
+    if connection.offers("dsn"):
+        if envelope.ret:
+            line += f" RET={envelope.ret}"
+        if envelope.envid:
+            line += f" ENVID={envelope.envid}"
+    return f"{line}\r\n".encode()
+
+
+def rcpt_command(connection: Connection, recipient: Recipient) -> bytes:
+    """RCPT TO, as the client wrote the address: smtplib's quoteaddr() would change it."""
+    line = f"RCPT TO:<{recipient.address}>"
+    if connection.offers("dsn"):
+        if recipient.notify:
+            line += f" NOTIFY={recipient.notify}"
+        if recipient.orcpt:
+            line += f" ORCPT={recipient.orcpt}"
+    return f"{line}\r\n".encode()
+
+
+def _pipelined(connection: Connection, transaction: Transaction) -> list[Outcome | None]:
+    """MAIL, every RCPT and DATA in one write; the replies come in order (RFC 2920 3.1)."""
+    commands = [mail_command(connection, transaction.envelope, transaction.size_bytes)]
+    commands += [rcpt_command(connection, recipient) for recipient in transaction.recipients]
+    commands.append(b"DATA\r\n")
+    outcomes: list[Outcome | None] = [None] * len(transaction.recipients)
+    connection.send(outcome.MAIL, b"".join(commands))
+    mail = connection.read(outcome.MAIL)
+    connection.needs_rset = mail.is_positive
+    try:
+        for n in range(len(outcomes)):
+            reply = connection.read(outcome.RCPT, moot=not mail.is_positive)
+            _note_rcpt(connection, outcomes, n, mail, reply)
+        go_ahead = connection.read(outcome.DATA, moot=None not in outcomes)
+        _data(connection, transaction, outcomes, go_ahead)
+    except ConnectionLost as lost:
+        _lose(connection, outcomes, lost)
+    return outcomes
+
+
+def _in_lockstep(connection: Connection, transaction: Transaction) -> list[Outcome | None]:
+    """One command, one reply."""
+    outcomes: list[Outcome | None] = [None] * len(transaction.recipients)
+    line = mail_command(connection, transaction.envelope, transaction.size_bytes)
+    mail = connection.command(outcome.MAIL, line)
+    if not mail.is_positive:
+        refused = _judged(connection, outcome.MAIL, mail)
+        return [refused] * len(outcomes)
+    connection.needs_rset = True
+    try:
+        for n, recipient in enumerate(transaction.recipients):
+            reply = connection.command(outcome.RCPT, rcpt_command(connection, recipient))
+            _note_rcpt(connection, outcomes, n, mail, reply)
+            if reply.code == 421:
+                raise ConnectionLost(outcome.RCPT, str(reply))
+        if None in outcomes:
+            reply = connection.command(outcome.DATA, b"DATA\r\n")
+            _data(connection, transaction, outcomes, reply)
+    except ConnectionLost as lost:
+        _lose(connection, outcomes, lost)
+    return outcomes
+
+
+def _note_rcpt(
+    connection: Connection,
+    outcomes: list[Outcome | None],
+    n: int,
+    mail: Reply,
+    reply: Reply,
+) -> None:
+    """Recipient `n` is out unless both MAIL and its RCPT were accepted.
+
+    When MAIL was refused, that is the reason to report: the RCPTs only fail behind it.
+    """
+    if not mail.is_positive:
+        outcomes[n] = _judged(connection, outcome.MAIL, mail)
+    elif not reply.is_positive:
+        outcomes[n] = _judged(connection, outcome.RCPT, reply)
+
+
+def _data(
+    connection: Connection,
+    transaction: Transaction,
+    outcomes: list[Outcome | None],
+    go_ahead: Reply,
+) -> None:
+    """`outcomes` has None for those whose RCPT was accepted; fills these."""
+    wanted = None in outcomes
+    if go_ahead.code == 354:
+        # All recipients refused, and still a go-ahead: an empty message reaches nobody
+        # (RFC 2920 3.1).
+        _send_content(connection, transaction.content if wanted else ())
+        final = connection.read(outcome.DOT)
+        connection.needs_rset = False
+        stage = outcome.DOT
+    else:
+        final, stage = go_ahead, outcome.DATA
+    if wanted:
+        _fill(outcomes, _judged(connection, stage, final))
+
+
+def _send_content(connection: Connection, pieces: Iterable[bytes]) -> None:
+    """Content and final dot.  A send that fails did not send the dot: nothing is in doubt."""
+    for block in on_the_wire(pieces):
+        for start in range(0, len(block), BLOCK_BYTES):
+            # Slicing the whole of a bytes object does not copy it.
+            connection.send(outcome.CONTENT, block[start : start + BLOCK_BYTES])
+
+
+def _lose(connection: Connection, outcomes: list[Outcome | None], lost: ConnectionLost) -> None:
+    connection.spoiled = True
+    _fill(outcomes, outcome.of_loss(lost, connection.exchange, connection.address))
+
+
+def _fill(outcomes: list[Outcome | None], verdict: Outcome) -> None:
+    outcomes[:] = [verdict if known is None else known for known in outcomes]
+
+
+def _judged(connection: Connection, stage: str, reply: Reply) -> Outcome:
+    return outcome.of_reply(stage, reply, connection.exchange, connection.address)
+
+
+def _who(verdict: Outcome, connection: Connection) -> Outcome:
+    return verdict._replace(exchange=connection.exchange, address=connection.address)
+
+
+def _complete(outcomes: list[Outcome | None]) -> list[Outcome]:
+    known = [verdict for verdict in outcomes if verdict is not None]
+    if len(known) != len(outcomes):
+        raise AccountingError("a recipient has no outcome")
+    return known
