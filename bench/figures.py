@@ -1,0 +1,21 @@
+"""Figures of a run: percentiles, and the like.  Values in, values out."""
+
+from collections.abc import Sequence
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest of `ordered` (ascending, not empty) that `share` of them do not exceed."""
+    rank = -(-len(ordered) * share // 1)
+    return ordered[max(0, min(len(ordered), int(rank)) - 1)]
+
+
+def latency(seconds: Sequence[float]) -> dict[str, float] | None:
+    """p50, p99 and the longest of `seconds`, in milliseconds; None when there are none."""
+    if not seconds:
+        return None
+    ordered = sorted(seconds)
+    return {
+        "p50": round(percentile(ordered, 0.50) * 1000, 2),
+        "p99": round(percentile(ordered, 0.99) * 1000, 2),
+        "max": round(ordered[-1] * 1000, 2),
+    }
