@@ -1,0 +1,40 @@
+"""A durable map in an append-only log: see FORMAT.rst for the bytes, Spool for the use.
+
+    spool = Spool("/var/spool/example")
+    key = spool.new_key()
+    spool.write([Put(key, b"state", b"head", b"body")])     # on disk when this returns
+    spool.write([Amend(key, b"newer")], wait=False)         # with the next commit
+    spool.write([Drop(key)])
+
+Standard library and msgpack only; usable by itself.
+"""
+
+from spool.errors import (
+    CorruptFrame,
+    SpoolClosed,
+    SpoolError,
+    SpoolFailed,
+    SpoolFull,
+    SpoolLocked,
+    SpoolOwner,
+    SpoolVersion,
+)
+from spool.frame import Amend, Chunk, Drop, Put, Record
+from spool.store import Spool
+
+__all__ = [
+    "Amend",
+    "Chunk",
+    "CorruptFrame",
+    "Drop",
+    "Put",
+    "Record",
+    "Spool",
+    "SpoolClosed",
+    "SpoolError",
+    "SpoolFailed",
+    "SpoolFull",
+    "SpoolLocked",
+    "SpoolOwner",
+    "SpoolVersion",
+]

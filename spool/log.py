@@ -1,0 +1,356 @@
+"""The row of segments: append, roll, sync, and what to do when the disk refuses.
+
+One caller at a time (commit.py sees to it) but for read().  Never knows keys or liveness.
+
+    write frames -> sync -> landed            order matters: nothing lands unsynced
+    no room      -> cut the partial frame, sync, refuse the rest; the segment goes on
+    failed sync  -> the segment ends at its last good sync, and is never synced again; a fresh
+                    one says so in its first frame (SEAL) before anybody is told of the failure
+"""
+
+import errno
+import logging
+from collections.abc import Callable, Sequence
+from zlib import crc32
+
+from spool import segment as segments
+from spool.counters import Counters
+from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
+from spool.files import BUFFERS_AT_ONCE, Files, is_full
+from spool.frame import HEADER, AnyRecord, Seal, decode, encode, header
+from spool.index import Place
+from spool.recovery import Apply, Segment, replay, survey
+from spool.segment import VERSION, Header
+
+
+class Entry:
+    """One batch on its way into the log."""
+
+    __slots__ = ("batch", "body", "crc", "error", "kept", "landed", "offset", "segment", "waits")
+
+    def __init__(self, batch: Sequence[AnyRecord], *, waits: bool = True, kept: bool = False):
+        self.batch = batch
+        self.body = encode(batch)
+        self.crc = crc32(self.body)
+        self.waits = waits
+        #: When the disk refuses it, it is tried again later, and nobody is told.
+        self.kept = kept
+        self.landed = False
+        self.error: SpoolError | None = None
+        self.segment = self.offset = 0
+
+    @property
+    def size(self) -> int:
+        return HEADER.size + len(self.body)
+
+
+class _Active(Segment):
+    """The segment being written.  `end` and `serial` are those of the last good sync."""
+
+    __slots__ = ("fd", "fresh", "tail", "tail_serial")
+
+    def __init__(self, number: int, tag: bytes, fd: int) -> None:
+        super().__init__(number, tag)
+        self.fd = fd
+        self.tail = self.end
+        self.tail_serial = self.serial
+        #: Nothing but seals in it yet: takes a frame of any size.
+        self.fresh = True
+
+
+class Log:
+    def __init__(
+        self,
+        files: Files,
+        segment_bytes: int,
+        landed: Callable[[Sequence[Entry]], None],
+        counters: Counters,
+        logger: logging.Logger,
+    ) -> None:
+        """`landed` is told of entries as soon as they are durable, in the log's order."""
+        self._files = files
+        self._segment_bytes = segment_bytes
+        self._landed = landed
+        self._counters = counters
+        self._logger = logger
+        self._row: dict[int, Segment] = {}
+        self._aside: set[int] = set()
+        self._active: _Active | None = None
+        self._owed: list[Seal] = []
+        self._next = 1
+        self._secret = b""
+        #: What ails the disk, as last logged; logged again only when it changes.
+        self._trouble = ""
+
+    def open(self, apply: Apply) -> None:
+        """Replay what there is, and go on behind it.  Creates nothing: the disk may be full."""
+        found = survey(self._files, self._logger)
+        replay(self._files, found, apply, self._counters, self._logger)
+        self._secret, self._row, self._aside = found
+        self._next = max([0, *self._row, *self._aside]) + 1
+        if self._row:
+            self._continue(self._row[max(self._row)])
+
+    def commit(self, entries: Sequence[Entry]) -> None:
+        """Make `entries` durable, in order.  On return each has either landed or an error.
+
+        Those that are `kept` get a second try, alone and, after a failed sync, elsewhere.
+        """
+        self._counters.commits += 1
+        try:
+            refused = self._through(entries)
+        except BaseException:
+            # Killed in the middle of a sync.  Others waited for it too, and are told when we
+            # are gone: so first the seal.
+            self._through(())
+            raise
+        if refused or self._owes_refusal():
+            self._through([entry for entry in refused if entry.kept])
+
+    def read(self, place: Place) -> list[AnyRecord]:
+        """The records of the frame at `place`.  CorruptFrame, OSError; from any thread."""
+        fd = self._files.open(segments.name_of(place.segment))
+        try:
+            raw = self._files.read(fd, place.offset, place.length)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise CorruptFrame(place.offset, "unreadable") from error
+        finally:
+            self._files.close_file(fd)
+        frame = decode(raw, 0, self._row[place.segment].tag)
+        if frame is None:
+            raise CorruptFrame(place.offset, "the segment ends")
+        return frame.batch
+
+    def present(self) -> list[int]:
+        """Numbers of the segments there are, readable or not, ascending."""
+        return sorted([*self._row, *self._aside])
+
+    def removable(self) -> list[int]:
+        """Sealed segments, ascending, that the log itself has no further use for."""
+        active = self._active.number if self._active is not None else self._next
+        # A segment that cannot be read now may be readable at the next start, and would revive
+        # what later ones have ended.
+        below = min([active, *self._aside])
+        return [
+            segment.number
+            for segment in sorted(self._row.values(), key=lambda s: s.number)
+            if segment.number < below and segment.guards.isdisjoint(self._row)
+        ]
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Delete these segments, durably.  OSError."""
+        for number in numbers:
+            self._files.remove(segments.name_of(number))
+            del self._row[number]
+        self._files.sync_directory()
+
+    def close(self) -> None:
+        if self._active is not None:
+            self._files.close_file(self._active.fd)
+            self._active = None
+
+    def _continue(self, last: Segment) -> None:
+        """Append to the last segment, if it is whole and takes a sync.
+
+        What a killed process left unsynced was replayed, and must not vanish later.
+        """
+        if last.intact:
+            active = _Active(last.number, last.tag, -1)
+            active.end = active.tail = last.end
+            active.serial = active.tail_serial = last.serial
+            active.guards, active.fresh = last.guards, False
+            try:
+                active.fd = self._files.open(segments.name_of(last.number), writable=True)
+                self._files.sync(active.fd)
+            except OSError as error:
+                self._logger.error("spool: cannot go on in segment %d: %s", last.number, error)
+                if active.fd >= 0:
+                    self._files.close_file(active.fd)
+            else:
+                self._row[last.number] = self._active = active
+                return
+        self._owed.append(Seal(last.number, last.serial, last.end, 0))
+
+    def _through(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """As many as the disk takes; the rest come back, each with its error."""
+        start = 0
+        try:
+            if self._owes_refusal():
+                self._sync(self._open_next())
+            while start < len(entries):
+                segment = self._segment_for(entries[start])
+                stop, error = self._append(segment, entries, start)
+                self._sync(segment)
+                self._land(segment, entries[start:stop])
+                start = stop
+                if error is not None:
+                    raise error
+        except OSError as error:
+            return self._refuse(entries[start:], error)
+        return ()
+
+    def _owes_refusal(self) -> bool:
+        return self._active is None and any(seal.refused for seal in self._owed)
+
+    def _segment_for(self, entry: Entry) -> _Active:
+        """The active segment, or the next when the frame would not fit.  OSError."""
+        active = self._active
+        if active is not None:
+            if active.fresh or active.tail + entry.size <= self._segment_bytes:
+                return active
+            self._retire(active, refused=0)
+        return self._open_next()
+
+    def _open_next(self) -> _Active:
+        """A fresh segment: header, and as its first frame where those before it end."""
+        # Never the same number twice, whatever becomes of this file: the tag depends on it.
+        number, self._next = self._next, self._next + 1
+        name = segments.name_of(number)
+        fd = self._files.create(name)
+        active = _Active(number, segments.tag_of(self._secret, number), fd)
+        try:
+            self._begin(active)
+            self._files.sync_directory()
+        except BaseException:
+            self._files.close_file(fd)
+            self._files.remove(name)
+            raise
+        self._row[number] = self._active = active
+        return active
+
+    def _begin(self, active: _Active) -> None:
+        buffers: list[bytes | memoryview] = [
+            segments.header_block(Header(VERSION, active.number, self._secret))
+        ]
+        if self._owed:
+            body = encode(self._owed)
+            buffers += [header(active.tag, 1, len(body), crc32(body)), body]
+            active.tail_serial = 1
+            active.guards = {seal.segment for seal in self._owed if seal.refused}
+        size = sum(map(len, buffers))
+        written, error = self._write(active.fd, buffers, 0)
+        if written < size:
+            raise error or OSError(errno.ENOSPC, "short write")
+        active.tail = size
+
+    def _append(
+        self, segment: _Active, entries: Sequence[Entry], start: int
+    ) -> tuple[int, OSError | None]:
+        """Write entries[start:stop], those the segment has room for.  → stop, what ended it.
+
+        An error comes with the segment cut behind the last whole frame.  Raises OSError when the
+        segment cannot be used any more.
+        """
+        buffers: list[bytes | memoryview] = []
+        serial, tail, stop = segment.tail_serial, segment.tail, start
+        for entry in entries[start:]:
+            size = entry.size
+            if tail + size > self._segment_bytes and not (segment.fresh and stop == start):
+                break
+            serial += 1
+            buffers += (header(segment.tag, serial, len(entry.body), entry.crc), entry.body)
+            entry.segment, entry.offset = segment.number, tail
+            tail += size
+            stop += 1
+        written, error = self._write(segment.fd, buffers, segment.tail)
+        reached = segment.tail + written
+        while stop > start and tail > reached:
+            stop -= 1
+            serial -= 1
+            tail -= entries[stop].size
+        if error is not None:
+            self._cut(segment, tail, error)
+        segment.tail_serial, segment.tail = serial, tail
+        segment.fresh = segment.fresh and stop == start
+        return stop, error
+
+    def _write(
+        self, fd: int, buffers: list[bytes | memoryview], offset: int
+    ) -> tuple[int, OSError | None]:
+        """All buffers, however short the single writes.  → bytes written, what stopped it."""
+        written = 0
+        try:
+            while buffers:
+                count = self._files.write(fd, buffers[:BUFFERS_AT_ONCE], offset + written)
+                if not count:
+                    return written, OSError(errno.ENOSPC, "nothing was written")
+                written += count
+                buffers = _after(buffers, count)
+        except OSError as error:
+            return written, error
+        finally:
+            self._counters.written_bytes += written
+        return written, None
+
+    def _cut(self, segment: _Active, tail: int, error: OSError) -> None:
+        """Take a partial frame away; a later, shorter one might leave part of it standing."""
+        try:
+            if not is_full(error):
+                raise error
+            self._files.cut(segment.fd, tail)
+        except OSError:
+            self._fail(segment)
+            raise
+
+    def _sync(self, segment: _Active) -> None:
+        try:
+            self._files.sync(segment.fd)
+        except BaseException:
+            # Whatever ended it: what became durable is unknown, and a second sync would not say
+            # (it reports success for pages the first one dropped).
+            self._counters.failed_syncs += 1
+            self._fail(segment)
+            raise
+        self._counters.syncs += 1
+        segment.end, segment.serial = segment.tail, segment.tail_serial
+        self._owed.clear()
+
+    def _fail(self, segment: _Active) -> None:
+        self._logger.error(
+            "spool: %s failed, ends at %d", segments.name_of(segment.number), segment.end
+        )
+        try:
+            # The seal is what counts.  This helps a start that comes before the seal is durable.
+            self._files.cut(segment.fd, segment.end)
+        except OSError as error:
+            self._logger.error("spool: and cannot be cut there: %s", error)
+        if not segment.serial:
+            segment.guards = set()  # no seal in it is known to be durable
+        self._retire(segment, refused=1)
+
+    def _retire(self, segment: _Active, refused: int) -> None:
+        self._owed.append(Seal(segment.number, segment.serial, segment.end, refused))
+        self._active = None
+        self._files.close_file(segment.fd)
+
+    def _land(self, segment: _Active, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            entry.landed = True
+            entry.error = None
+        self._counters.frames += len(entries)
+        if entries and self._trouble:
+            self._trouble = ""
+            self._logger.warning("spool: writing succeeds again")
+        self._landed(entries)
+
+    def _refuse(self, entries: Sequence[Entry], error: OSError) -> Sequence[Entry]:
+        kind = SpoolFull if is_full(error) else SpoolFailed
+        if kind is SpoolFull:
+            self._counters.full += 1
+        if self._trouble != str(error):
+            self._trouble = str(error)
+            self._logger.error("spool: writing fails: %s", error)
+        for entry in entries:
+            entry.error = kind(str(error))
+        return entries
+
+
+def _after(buffers: list[bytes | memoryview], count: int) -> list[bytes | memoryview]:
+    """What remains of `buffers` when the first `count` bytes are written."""
+    for n, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [memoryview(buffer)[count:], *buffers[n + 1 :]]
+        count -= len(buffer)
+    return []

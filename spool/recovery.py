@@ -1,0 +1,214 @@
+"""Reading a log back: which segments there are, what each says, and what was lost.
+
+A damaged, truncated, empty or vanished segment never stops the start: what verifies is used,
+what does not is counted and logged.  Nothing is written here but the cut of a torn tail.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from spool import segment as segments
+from spool.counters import Counters
+from spool.errors import CorruptFrame, SpoolVersion
+from spool.files import Files
+from spool.frame import AnyRecord, Seal, decode
+from spool.index import Place
+from spool.segment import HEADER_SEARCH, Header
+
+#: Ours to solve, and no sign of a damaged file: too many open files, no memory.
+_NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+#: A segment's first frame is read on its own for its seals: a few, of 20 bytes at most.
+_SEALS_BYTES = 64 * 1024
+
+Apply = Callable[[Place, list[AnyRecord]], None]
+
+
+class Segment:
+    """One segment of the row.  `end` (bytes) is just past frame number `serial`, its last."""
+
+    __slots__ = ("end", "guards", "intact", "number", "serial", "tag")
+
+    def __init__(self, number: int, tag: bytes, intact: bool = True) -> None:
+        self.number = number
+        self.tag = tag
+        #: False when both copies of the header are damaged: not written to any more.
+        self.intact = intact
+        self.end = segments.FIRST
+        self.serial = 0
+        #: Segments with refused frames that only this one's seals keep from being replayed.
+        self.guards: set[int] = set()
+
+
+class Survey(NamedTuple):
+    """What stands in the directory."""
+
+    secret: bytes
+    row: dict[int, Segment]
+    #: Numbers of files that cannot be told to be segments of this spool.  Left as they are.
+    aside: set[int]
+
+
+def check_version(files: Files, path: str) -> None:
+    """SpoolVersion when a newer program has written here.  Reads only."""
+    for number in _numbers(files):
+        header = _header(files, number)
+        if header is not None and header.version > segments.VERSION:
+            raise SpoolVersion(path, header.version, segments.VERSION)
+
+
+def survey(files: Files, logger: logging.Logger) -> Survey:
+    """The segments, ascending.  One whose header is damaged is known by its name and by the
+    secret, which every other segment repeats; an empty directory gets a new secret."""
+    headers = {number: _header(files, number) for number in _numbers(files)}
+    secrets = [header.secret for header in headers.values() if header is not None]
+    secret = secrets[-1] if secrets else os.urandom(segments.SECRET_BYTES)
+    found = Survey(secret, {}, set())
+    for number, header in headers.items():
+        if header is None:
+            logger.error("spool: %s has no intact header", segments.name_of(number))
+            found.row[number] = Segment(number, segments.tag_of(secret, number), intact=False)
+        elif header.number == number:
+            found.row[number] = Segment(number, segments.tag_of(header.secret, number))
+        else:
+            name = segments.name_of(number)
+            logger.error("spool: %s says it is segment %d, left aside", name, header.number)
+            found.aside.add(number)
+    return found
+
+
+def replay(
+    files: Files, found: Survey, apply: Apply, counters: Counters, logger: logging.Logger
+) -> None:
+    """Hand every frame to `apply`, in the log's order; bring `found` up to date.
+
+    Holds one window of one segment at a time.  The last segment's torn tail is cut off.
+    """
+    seals = _seals(files, found.row)
+    last = max(found.row, default=None)
+    for number, segment in list(found.row.items()):
+        name = segments.name_of(number)
+        try:
+            fd = files.open(name, writable=number == last)
+        except OSError as error:
+            if error.errno in _NOT_THE_FILE:
+                raise
+            logger.error("spool: %s cannot be read: %s", name, error)
+            _leave_aside(found, number)
+            continue
+        try:
+            _replay_one(files, fd, segment, seals.get(number), apply, counters, logger)
+            if not segment.intact and not segment.serial and _holds_anything(files, fd):
+                logger.error("spool: nothing in %s verifies, left aside", name)
+                _leave_aside(found, number)
+            elif number == last:
+                _cut_tail(files, fd, segment, counters, logger)
+        finally:
+            files.close_file(fd)
+
+
+def _leave_aside(found: Survey, number: int) -> None:
+    """Not used, and not removed either: somebody may still make sense of it."""
+    del found.row[number]
+    found.aside.add(number)
+
+
+def _holds_anything(files: Files, fd: int) -> bool:
+    """False for what a crash leaves of a segment just being made: nothing, or zeros."""
+    return bool(files.salvage(fd, 0, HEADER_SEARCH).strip(b"\0")) or (
+        files.size(fd) > HEADER_SEARCH
+    )
+
+
+def _replay_one(
+    files: Files,
+    fd: int,
+    segment: Segment,
+    seal: Seal | None,
+    apply: Apply,
+    counters: Counters,
+    logger: logging.Logger,
+) -> None:
+    name = segments.name_of(segment.number)
+    size = files.size(fd)
+    read = _reader(files, fd)
+    for offset, length, frame in segments.scan(read, size, segment.tag):
+        if seal is not None and frame.serial > seal.serial:
+            break
+        if frame.serial <= segment.serial:
+            continue  # a second copy of bytes that were read already
+        missing = frame.serial - segment.serial - 1
+        if missing:
+            _lost(name, missing, max(0, offset - segment.end), counters, logger)
+        segment.serial, segment.end = frame.serial, offset + length
+        segment.guards.update(s.segment for s in frame.batch if type(s) is Seal and s.refused)
+        apply(Place(segment.number, offset, length), frame.batch)
+    if seal is not None and segment.serial < seal.serial:
+        missing = seal.serial - segment.serial
+        _lost(name, missing, max(0, seal.end - segment.end), counters, logger)
+
+
+def _lost(name: str, frames: int, size: int, counters: Counters, logger: logging.Logger) -> None:
+    counters.lost_frames += frames
+    counters.lost_bytes += size
+    logger.error("spool: %s: %d frames lost, %d bytes", name, frames, size)
+
+
+def _cut_tail(
+    files: Files, fd: int, segment: Segment, counters: Counters, logger: logging.Logger
+) -> None:
+    """Only of the last segment, the one that was being written when the process ended."""
+    torn = files.size(fd) - segment.end
+    if torn <= 0 or not segment.intact:
+        return
+    counters.torn_bytes += torn
+    name = segments.name_of(segment.number)
+    logger.warning("spool: %s: torn tail of %d bytes cut at %d", name, torn, segment.end)
+    files.cut(fd, segment.end)
+
+
+def _seals(files: Files, row: dict[int, Segment]) -> dict[int, Seal]:
+    """Where segments end, from the first frame of each later one.
+
+    A segment's seal stands in a later file, and must be known before it is replayed.
+    """
+    seals: dict[int, Seal] = {}
+    for segment in row.values():
+        start = _start_of(files, segment.number, segments.FIRST + _SEALS_BYTES)
+        at = start.find(segment.tag)
+        try:
+            frame = decode(start, at, segment.tag) if at >= 0 else None
+        except CorruptFrame:
+            continue  # counted when this segment is replayed
+        if frame is not None:
+            seals.update((s.segment, s) for s in frame.batch if type(s) is Seal)
+    return seals
+
+
+def _numbers(files: Files) -> list[int]:
+    found = (segments.number_of(name) for name in files.names())
+    return sorted(number for number in found if number is not None)
+
+
+def _header(files: Files, number: int) -> Header | None:
+    return segments.find_header(_start_of(files, number, HEADER_SEARCH))
+
+
+def _start_of(files: Files, number: int, count: int) -> bytes:
+    """The first `count` bytes of a segment; nothing if it cannot be read."""
+    try:
+        fd = files.open(segments.name_of(number))
+    except OSError as error:
+        if error.errno in _NOT_THE_FILE:
+            raise
+        return b""
+    try:
+        return files.salvage(fd, 0, count)
+    finally:
+        files.close_file(fd)
+
+
+def _reader(files: Files, fd: int) -> Callable[[int, int], bytes]:
+    return lambda offset, count: files.salvage(fd, offset, count)

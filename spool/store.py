@@ -1,0 +1,262 @@
+"""The public face: a durable map of keys to a small state and a large body.
+
+Knows nothing of what the bytes mean.  items() shows what is durable: a record counts once the
+commit that carries it is done.  head() and body() give an unwaited Put out at once.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from spool.commit import Committer
+from spool.counters import Counters
+from spool.errors import CorruptFrame, SpoolClosed, SpoolError, SpoolFailed
+from spool.files import Files
+from spool.frame import AnyRecord, Chunk, Drop, Put, Record
+from spool.index import Index, Place
+from spool.log import Entry, Log
+from spool.recovery import check_version
+
+#: Chunks gathered for the next commit, in bytes, above which their writer waits for it: the one
+#: kind of unwaited record that clients can send faster than the disk takes it.
+GATHER_BYTES = 8 * 1024 * 1024
+#: Seconds between two rounds of upkeep; twice that bounds how long anything stays unsynced.
+UPKEEP_S = 0.25
+
+
+class Spool:
+    """One directory, one process.  Methods may be called from any thread or greenlet."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sync: Callable[[int], None] = os.fdatasync,
+        clock: Callable[[], float] = time.time,
+        segment_bytes: int = 16 * 1024 * 1024,
+        logger: logging.Logger | None = None,
+        files: Callable[[str, Callable[[int], None]], Files] = Files,
+    ) -> None:
+        """Open, lock, replay.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds.
+
+        Raises SpoolLocked, SpoolVersion, SpoolOwner, OSError.  A full disk is no reason.
+        """
+        self._clock = clock
+        self._logger = logger or logging.getLogger("spool")
+        self._lock = threading.Lock()
+        self._upkeep = threading.Lock()
+        self._index = Index()
+        #: Why chunks of these keys are not in the log; told to whoever writes the Put.
+        self._spoilt: dict[int, SpoolError] = {}
+        #: Puts that nobody waits for, until they are durable.
+        self._pending: dict[int, Put] = {}
+        self._closed = False
+        self.counters = Counters()
+        name = os.fspath(path)
+        self._files = files(name, sync)
+        try:
+            check_version(self._files, name)
+            self._files.tighten(self._logger)
+            self._files.lock()
+            self._log = Log(self._files, segment_bytes, self._landed, self.counters, self._logger)
+            self._log.open(self._index.apply)
+        except BaseException:
+            self._files.close()
+            raise
+        self._committer = Committer(self._log.commit, self._lost)
+        self._index.forget_orphans()
+        self._last_key = self._index.last_key
+        self._sweep()
+
+    def __len__(self) -> int:
+        """Living keys."""
+        return len(self._index)
+
+    @property
+    def living_bytes(self) -> int:
+        """Bytes of records still needed."""
+        return self._index.living_bytes
+
+    @property
+    def segments(self) -> int:
+        return len(self._log.present())
+
+    def new_key(self) -> int:
+        """Greater than all before, restarts included; microseconds of the clock, or just above."""
+        with self._lock:
+            self._last_key = max(self._last_key + 1, int(self._clock() * 1_000_000))
+            return self._last_key
+
+    def write(self, batch: Sequence[Record], wait: bool = True) -> None:
+        """Write `batch` as one frame: after a crash all of it is there, or nothing.
+
+        With `wait` returns when it is durable; raises SpoolFull or SpoolFailed when it is not
+        in the log and never will be.  Without, it rides with the next commit, and returns at
+        once; what the disk refuses then is tried again with each commit, but for chunks: the
+        Put that names those raises.  Who gives up a key after chunks must Drop it.
+        Raises SpoolClosed; TypeError or ValueError for a batch that makes no frame.
+        """
+        if not batch:
+            return
+        has_chunks = False
+        for record in batch:
+            if type(record) is Chunk:
+                has_chunks = True
+            elif type(record) is Put and record.chunks:
+                self._require_chunks(record)
+            elif type(record) is Drop:
+                self._spoilt.pop(record.key, None)
+        if has_chunks and self._committer.gathered_bytes() > GATHER_BYTES:
+            wait = True
+        entry = Entry(batch, waits=wait, kept=not wait and not has_chunks)
+        if entry.kept:
+            self._note_pending(batch)
+        self._committer.write(entry)
+
+    def sync(self) -> None:
+        """Everything written so far is durable on return; else raises SpoolFull, SpoolFailed."""
+        self._check_open()
+        error = self._committer.flush()
+        if error is not None:
+            raise error
+
+    def run(self, stop: threading.Event) -> None:
+        """Upkeep until `stop`: commits what nobody waits for, removes segments nobody needs."""
+        while not stop.wait(UPKEEP_S):
+            with self._upkeep:
+                if self._closed:
+                    return
+                # The log reports what is refused, and settlements among it stay in the queue.
+                self._committer.flush()
+                self._sweep()
+
+    def items(self) -> Iterator[tuple[int, bytes]]:
+        """(key, newest state) of every living key, oldest first.  Keys that die meanwhile may
+        be left out, new ones are."""
+        with self._lock:
+            keys = self._index.keys()
+        for key in keys:
+            with contextlib.suppress(KeyError):
+                yield key, self._index.state(key)
+
+    def head(self, key: int) -> bytes:
+        """As the Put wrote it.  KeyError when gone, CorruptFrame when damaged, SpoolFailed."""
+        return self._find_put(key).head
+
+    def body(self, key: int) -> Iterator[bytes]:
+        """The pieces in order, each verified before it is given out.  Raises as head() does,
+        CorruptFrame also between two pieces: what was given out is then to be thrown away."""
+        put = self._find_put(key)
+        with self._lock:
+            found = self._index.chunks(key)[: put.chunks]
+        places = [place for place in found if place is not None]
+        if len(places) < put.chunks:
+            raise CorruptFrame(0, f"key {key} misses chunks")
+        return self._pieces(key, places, put.body)
+
+    def close(self) -> None:
+        """Commit what is left and let go of the directory.  Does nothing the second time."""
+        with self._upkeep:
+            if self._closed:
+                return
+            self._closed = True
+            error = self._committer.close()
+            if error is not None:
+                self._logger.error("spool: closed with records unwritten: %s", error)
+            self._log.close()
+            self._files.close()
+
+    def _landed(self, entries: Sequence[Entry]) -> None:
+        with self._lock:
+            for entry in entries:
+                self._index.apply(Place(entry.segment, entry.offset, entry.size), entry.batch)
+                if self._pending and entry.kept:
+                    for record in entry.batch:
+                        self._pending.pop(record[0], None)
+
+    def _note_pending(self, batch: Sequence[Record]) -> None:
+        for record in batch:
+            if type(record) is Put:
+                self._pending[record.key] = record
+            elif type(record) is Drop:
+                self._pending.pop(record.key, None)
+
+    def _lost(self, entry: Entry) -> None:
+        """`entry` was refused for good.  Its chunks, or those its Put names, are of no use."""
+        for record in entry.batch:
+            if type(record) is Chunk and entry.error is not None:
+                self._spoilt[record.key] = entry.error
+            elif type(record) is Put and record.chunks:
+                with self._lock:
+                    self._index.forget_chunks(record.key)
+
+    def _require_chunks(self, put: Put) -> None:
+        """Chunks are durable before the Put that names them is written, or it is refused.
+
+        So a crash never leaves a Put whose chunks were lost with the unsynced tail.
+        """
+        self._committer.flush()
+        with self._lock:
+            places = self._index.chunks(put.key)
+            whole = len(places) == put.chunks and None not in places
+            if not whole:
+                self._index.forget_chunks(put.key)
+        if not whole:
+            spoilt = self._spoilt.pop(put.key, None)
+            raise spoilt or SpoolFailed(f"key {put.key} has not the {put.chunks} chunks it names")
+
+    def _pieces(self, key: int, places: list[Place], last: bytes) -> Iterator[bytes]:
+        for seq, place in enumerate(places):
+            yield next(
+                record.piece
+                for record in self._read(key, place)
+                if type(record) is Chunk and record.key == key and record.seq == seq
+            )
+        yield last
+
+    def _find_put(self, key: int) -> Put:
+        self._check_open()
+        with self._lock:
+            pending = self._pending.get(key)
+            if pending is not None:
+                return pending
+            place = self._index.place(key)
+        for record in self._read(key, place):
+            if type(record) is Put and record.key == key:
+                return record
+        raise CorruptFrame(place.offset, f"no record of key {key}")
+
+    def _read(self, key: int, place: Place) -> list[AnyRecord]:
+        try:
+            return self._log.read(place)
+        except (FileNotFoundError, LookupError) as error:
+            if key not in self._index:
+                raise KeyError(key) from None  # dropped, and its segment removed, under us
+            raise CorruptFrame(place.offset, f"segment {place.segment} is missing") from error
+        except OSError as error:
+            raise SpoolFailed(f"cannot read segment {place.segment}: {error}") from error
+
+    def _sweep(self) -> None:
+        """Remove segments nobody needs, in rounds: one that keeps another's dead from coming
+        back goes only after that one's removal is durable."""
+        while True:
+            with self._lock:
+                present = self._log.present()
+                spent = [n for n in self._log.removable() if not self._index.is_needed(n, present)]
+            if not spent:
+                return
+            try:
+                self._log.remove(spent)
+            except OSError as error:
+                self._logger.error("spool: cannot remove spent segments: %s", error)
+                return
+            with self._lock:
+                for number in spent:
+                    self._index.forget_segment(number)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SpoolClosed("the spool is closed")

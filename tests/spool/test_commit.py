@@ -1,0 +1,235 @@
+"""commit.py: many writers, few syncs, and nobody told before the sync that covers it."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spool import Amend, Put, Spool, SpoolFailed
+
+LIMIT_S = 20
+
+
+class GatedSync:
+    """A sync that waits until it is let through, and says when it has begun."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Event()
+        self.kill: BaseException | None = None
+
+    def close(self) -> None:
+        self.begun.clear()
+        self.gate.clear()
+
+    def __call__(self, fd: int) -> None:
+        self.begun.set()
+        assert self.gate.wait(LIMIT_S)
+        if self.kill is not None:
+            error, self.kill = self.kill, None
+            raise error
+        os.fdatasync(fd)
+
+
+def in_threads(*works: Callable[[], object]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(LIMIT_S * 200):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise AssertionError("waited in vain")
+
+
+def test_writers_that_come_during_a_sync_share_the_next_one(tmp_path: Path) -> None:
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    spool.write([Put(1, b"", b"", b"")])
+    syncs = spool.counters.syncs
+    sync.close()
+    first = in_threads(lambda: spool.write([Put(2, b"", b"", b"")]))
+    assert sync.begun.wait(LIMIT_S)
+    entered = []
+
+    def write(key: int) -> None:
+        entered.append(key)
+        spool.write([Put(key, b"", b"", b"")])
+
+    rest = in_threads(*[lambda key=key: write(key) for key in range(3, 53)])
+    until(lambda: len(entered) == 50)
+    # Nobody's record counts before the sync that covers it.
+    assert [key for key, _ in spool.items()] == [1]
+    sync.gate.set()
+    join(first + rest)
+    assert len(spool) == 52
+    # One for the first; one for all the others, or two if some were still on their way in.
+    assert spool.counters.syncs - syncs <= 3
+    spool.close()
+
+
+def test_many_writers_need_few_syncs(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=64 * 1024)
+    syncs = spool.counters.syncs
+
+    def write() -> None:
+        for _ in range(50):
+            key = spool.new_key()
+            spool.write([Put(key, b"state", b"", b"x" * 100)])
+            assert key in spool_keys(spool, key)
+
+    join(in_threads(*[write] * 32))
+    assert len(spool) == 1600
+    assert spool.counters.syncs - syncs < 800
+    spool.close()
+    spool = Spool(tmp_path)
+    assert len(spool) == 1600
+    spool.close()
+
+
+def spool_keys(spool: Spool, key: int) -> list[int]:
+    """[key] if it lives."""
+    return [key] if spool.head(key) == b"" else []
+
+
+def test_an_unwaited_write_does_not_wait_for_a_sync_in_progress(tmp_path: Path) -> None:
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    spool.write([Put(1, b"old", b"", b"")])
+    sync.close()
+    waiting = in_threads(lambda: spool.write([Put(2, b"", b"", b"")]))
+    assert sync.begun.wait(LIMIT_S)
+    spool.write([Amend(1, b"new")], wait=False)  # this thread is the only one to open the gate
+    sync.gate.set()
+    join(waiting)
+    spool.sync()
+    assert dict(spool.items())[1] == b"new"
+    spool.close()
+
+
+def test_sync_waits_for_the_commit_in_progress(tmp_path: Path) -> None:
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    spool.write([Put(1, b"", b"", b"")])
+    sync.close()
+    writing = in_threads(lambda: spool.write([Put(2, b"", b"", b"")]))
+    assert sync.begun.wait(LIMIT_S)
+    seen: list[int] = []
+
+    def sync_then_look() -> None:
+        spool.sync()
+        seen.extend(key for key, _ in spool.items())
+
+    looking = in_threads(sync_then_look)
+    sync.gate.set()
+    join(writing + looking)
+    assert seen == [1, 2]
+    spool.close()
+
+
+class Killed(BaseException):
+    """As gevent's GreenletExit, or a Timeout, thrown into whoever waits in a sync."""
+
+
+def test_a_leader_killed_during_its_sync_leaves_nobody_waiting(tmp_path: Path) -> None:
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    spool.write([Put(1, b"old", b"", b"")])
+    sync.close()
+    sync.kill = Killed()
+    told: list[BaseException] = []
+
+    def write(key: int) -> None:
+        try:
+            spool.write([Put(key, b"", b"", b"")])
+        except (Killed, SpoolFailed) as error:
+            told.append(error)
+
+    leader = in_threads(lambda: write(2))
+    assert sync.begun.wait(LIMIT_S)
+    spool.write([Amend(1, b"new")], wait=False)
+    others = in_threads(lambda: write(3), lambda: write(4))
+    sync.gate.set()
+    join(leader + others)
+    assert [type(error) for error in told] == [Killed]
+    spool.sync()
+    assert dict(spool.items()) == {1: b"new", 3: b"", 4: b""}
+    spool.close()
+    spool = Spool(tmp_path)
+    assert dict(spool.items()) == {1: b"new", 3: b"", 4: b""}
+    spool.close()
+
+
+GREENLETS = """
+import gevent.monkey; gevent.monkey.patch_all()
+import os, sys, threading, gevent
+from spool import Amend, Put, Spool
+
+def sync(fd):
+    gevent.get_hub().threadpool.apply(os.fdatasync, (fd,))
+
+spool = Spool(sys.argv[1], sync=sync, segment_bytes=65536)
+stop = threading.Event()
+keeper = gevent.spawn(spool.run, stop)
+
+def write():
+    for _ in range(20):
+        key = spool.new_key()
+        spool.write([Put(key, b"state", b"head", b"x" * 1000)])
+        assert spool.head(key) == b"head"
+        spool.write([Amend(key, b"newer")], wait=False)
+
+writers = [gevent.spawn(write) for _ in range(64)]
+gevent.joinall(writers, raise_error=True)
+
+# Greenlets killed while they lead, queue or follow leave the others as they were.
+victims = [gevent.spawn(spool.write, [Put(spool.new_key(), b"newer", b"", b"")]) for _ in range(30)]
+gevent.sleep(0)
+for victim in victims[::3]:
+    victim.kill(block=False)
+late = [gevent.spawn(spool.write, [Put(spool.new_key(), b"newer", b"", b"")]) for _ in range(30)]
+with gevent.Timeout(20):
+    gevent.joinall(victims + late)
+assert all(greenlet.successful() for greenlet in late), [g.exception for g in late]
+count = len(spool)
+stop.set()
+gevent.joinall([keeper], raise_error=True)
+spool.sync()
+frames, syncs = spool.counters.frames, spool.counters.syncs
+spool.close()
+spool = Spool(sys.argv[1])
+assert len(spool) == count, (len(spool), count)
+assert {state for _, state in spool.items()} == {b"newer"}
+print(frames, syncs)
+"""
+
+
+def test_greenlets_share_syncs_that_run_in_a_native_thread(tmp_path: Path) -> None:
+    pytest.importorskip("gevent")
+    ended = subprocess.run(
+        [sys.executable, "-c", GREENLETS, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    frames, syncs = map(int, ended.stdout.split())
+    assert frames > 2500
+    assert syncs < frames / 20

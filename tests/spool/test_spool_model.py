@@ -1,0 +1,225 @@
+"""The spool against a dict, on a disk that fails, fills, and loses what was not synced.
+
+Nothing acknowledged is ever missing, nothing refused or dropped comes back, no batch by halves,
+and no file is synced again after a sync of it failed.
+"""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from spool import Amend, Chunk, Drop, Put, Spool, SpoolFailed, SpoolFull
+from spool.frame import Record
+from support.faulty_files import Crash, FaultyDisk
+
+#: Of one key: its state and whole body; None: it does not live.
+Value = tuple[bytes, bytes] | None
+STATES = st.binary(max_size=40)
+SIZES = st.sampled_from([0, 10, 500, 2500])
+
+
+class SpoolAgainstDict(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.disk = FaultyDisk(self.directory / "spool")
+        #: What is durable; keys that are not here do not live.
+        self.certain: dict[int, Value] = {}
+        #: What a crash may leave of a key instead, oldest first.
+        self.possible: dict[int, list[Value]] = {}
+        #: (dropped, put) of one batch: the second lives only if the first does not.
+        self.pairs: list[tuple[int, int]] = []
+        self.now = 0.0
+        self.open()
+
+    def open(self) -> None:
+        self.spool = Spool(
+            self.disk.path, files=self.disk.files, clock=lambda: self.now, segment_bytes=3000
+        )
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.directory)
+
+    # What is done.
+
+    def newest(self, key: int) -> Value:
+        return self.possible[key][-1] if self.possible.get(key) else self.certain.get(key)
+
+    def living(self) -> list[int]:
+        return sorted(k for k in self.certain.keys() | self.possible.keys() if self.newest(k))
+
+    def pick(self, choice: int) -> int:
+        living = self.living()
+        return living[choice % len(living)]
+
+    def write(self, batch: list[Record], after: dict[int, Value], wait: bool) -> None:
+        """Write, and remember what may have become of it."""
+        doubtful = len(self.disk.sync_errors) > 1
+        try:
+            self.spool.write(batch, wait=wait)
+        except (SpoolFull, SpoolFailed):
+            if doubtful:
+                for key, value in after.items():
+                    self.possible.setdefault(key, [self.certain.get(key)]).insert(0, value)
+        except Crash:
+            self.note(after)
+            self.restart()
+        else:
+            self.note(after)
+            if wait:
+                self.settled()
+
+    def note(self, after: dict[int, Value]) -> None:
+        for key, value in after.items():
+            self.possible.setdefault(key, []).append(value)
+
+    def settled(self) -> None:
+        """Everything written so far is durable."""
+        for key, values in self.possible.items():
+            self.certain[key] = values[-1]
+        self.possible.clear()
+
+    def restart(self) -> None:
+        self.disk.crash()
+        self.open()
+        self.check_possible()
+
+    def check_possible(self) -> None:
+        found = self.found()
+        for key in found.keys() | self.certain.keys() | self.possible.keys():
+            allowed = [self.certain.get(key), *self.possible.get(key, [])]
+            assert found.get(key) in allowed, (key, found.get(key), allowed)
+        for dropped, put in self.pairs:
+            assert not (put in found and dropped in found), (dropped, put)
+        self.certain = dict(found)
+        self.possible.clear()
+
+    def found(self) -> dict[int, Value]:
+        return {key: (state, b"".join(self.spool.body(key))) for key, state in self.spool.items()}
+
+    # Rules.
+
+    @rule(state=STATES, size=SIZES, wait=st.booleans())
+    def put(self, state: bytes, size: int, wait: bool) -> None:
+        key = self.spool.new_key()
+        body = bytes([key % 256]) * size
+        self.write([Put(key, state, b"head", body)], {key: (state, body)}, wait)
+
+    @rule(state=STATES, sizes=st.lists(SIZES, min_size=1, max_size=4))
+    def put_in_chunks(self, state: bytes, sizes: list[int]) -> None:
+        key = self.spool.new_key()
+        pieces = [bytes([seq]) * size for seq, size in enumerate(sizes)]
+        after: dict[int, Value] = {key: (state, b"".join(pieces) + b"last")}
+        spool = self.spool
+        for seq, piece in enumerate(pieces):
+            self.write([Chunk(key, seq, piece)], {}, wait=False)
+        if self.spool is spool:
+            self.write([Put(key, state, b"head", b"last", len(pieces))], after, wait=True)
+
+    @precondition(living)
+    @rule(choice=st.integers(0, 99), state=STATES, wait=st.booleans())
+    def amend(self, choice: int, state: bytes, wait: bool) -> None:
+        key = self.pick(choice)
+        value = self.newest(key)
+        assert value is not None
+        self.write([Amend(key, state)], {key: (state, value[1])}, wait)
+
+    @precondition(living)
+    @rule(choice=st.integers(0, 99), wait=st.booleans())
+    def drop(self, choice: int, wait: bool) -> None:
+        key = self.pick(choice)
+        self.write([Drop(key)], {key: None}, wait)
+
+    @precondition(living)
+    @rule(choice=st.integers(0, 99), state=STATES, wait=st.booleans())
+    def drop_and_report(self, choice: int, state: bytes, wait: bool) -> None:
+        key, report = self.pick(choice), self.spool.new_key()
+        self.pairs.append((key, report))
+        batch: list[Record] = [Drop(key), Put(report, state, b"head", b"report")]
+        self.write(batch, {key: None, report: (state, b"report")}, wait)
+
+    @rule()
+    def sync(self) -> None:
+        try:
+            self.spool.sync()
+        except (SpoolFull, SpoolFailed):
+            return
+        except Crash:
+            self.restart()
+            return
+        self.settled()
+        assert self.found() == {k: v for k, v in self.certain.items() if v is not None}
+
+    @rule(seed=st.integers(0, 2**16))
+    def lose_power(self, seed: int) -> None:
+        self.disk.random.seed(seed)
+        self.restart()
+
+    @rule(calls=st.integers(0, 25), seed=st.integers(0, 2**16))
+    def lose_power_soon(self, calls: int, seed: int) -> None:
+        self.disk.random.seed(seed)
+        self.disk.calls_left = calls
+
+    @rule(calls=st.integers(0, 12), seed=st.integers(0, 2**16))
+    def lose_power_again_while_starting(self, calls: int, seed: int) -> None:
+        self.disk.random.seed(seed)
+        self.disk.crash()
+        self.disk.calls_left = calls
+        try:
+            self.open()
+        except Crash:
+            self.restart()
+        else:
+            self.disk.calls_left = None
+            self.check_possible()
+
+    @rule()
+    def close_and_open(self) -> None:
+        self.sync()
+        try:
+            self.spool.close()
+            self.open()
+        except Crash:
+            self.restart()
+        else:
+            self.check_possible()
+
+    @rule(errors=st.lists(st.sampled_from([0, errno.EIO]), min_size=1, max_size=4))
+    def syncs_will_fail(self, errors: list[int]) -> None:
+        self.disk.sync_errors = errors
+
+    @rule(room=st.sampled_from([0, 50, 700, 3000]))
+    def fill_the_disk(self, room: int) -> None:
+        self.disk.room = room
+
+    @rule()
+    def mend_the_disk(self) -> None:
+        self.disk.room, self.disk.sync_errors = None, []
+
+    @rule(short=st.booleans())
+    def write_short(self, short: bool) -> None:
+        self.disk.short_writes = short
+
+    @invariant()
+    def no_second_sync(self) -> None:
+        assert self.disk.second_syncs == 0
+
+    @invariant()
+    def everything_durable_can_be_read(self) -> None:
+        if self.disk.calls_left is None and not self.possible:
+            assert self.found() == {k: v for k, v in self.certain.items() if v is not None}
+
+
+TestSpoolAgainstDict: Callable[[], None] = SpoolAgainstDict.TestCase
+TestSpoolAgainstDict.settings = settings(
+    max_examples=120,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
