@@ -1,0 +1,187 @@
+"""MXCalculator: where mail for a domain goes, and which hosts are down (RFC 5321 5.1).
+
+The face of this room.  Joins what was looked up (lookups.py) with the bad-host marks (marks.py)
+into plans for attempts (candidates.py).  Knows nothing of connections.  Usable by any number of
+threads or greenlets; starts none.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from gwrelay.mx.candidates import BadUntil, Candidate, Plan, make_plan
+from gwrelay.mx.exchanges import Exchange
+from gwrelay.mx.lookups import Chained, Host, Key, Lookups, Outcome, Resolver
+from gwrelay.mx.marks import Marks, place
+from gwrelay.mx.policy import MXPolicy
+
+#: Seconds between two searches for marks that ended long ago.
+_FORGET_MARKS_EVERY_S = 60.0
+
+
+class MXCalculator:
+    """The exchanges of a domain, from memory or by asking, and the marks on them.
+
+    `resolver` None asks the name servers of resolv.conf.  `clock` gives seconds of any epoch;
+    each time that goes in or comes out here is of that clock.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        policy: MXPolicy | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if resolver is None:
+            # Not at the top: dnspython takes a while to load, and not everybody needs it.
+            from gwrelay.mx.resolver import DNSResolver
+
+            resolver = DNSResolver()
+        self._policy = policy or MXPolicy()
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self.lookups = Lookups(resolver, clock, self._policy, self._rng)
+        self._marks = Marks(
+            self._policy.bad_time_first_s,
+            self._policy.bad_time_max_s,
+            self._policy.bad_time_jitter,
+            self._rng,
+        )
+        #: Exchanges marked by name -> until when.
+        self._bad_names: dict[str, float] = {}
+        self._forget_marks_at = clock() + _FORGET_MARKS_EVERY_S
+        #: Seconds that mark_bad(name) lasts.
+        self.time_out_bad_mx: float = self._policy.bad_time_max_s
+
+    @property
+    def fallback_to_domain(self) -> bool:
+        """Whether a domain without MX is its own exchange.  Counts from the next lookup on."""
+        return self.lookups.rules.fallback_to_domain
+
+    @fallback_to_domain.setter
+    def fallback_to_domain(self, value: bool) -> None:
+        self.lookups.rules = self.lookups.rules._replace(fallback_to_domain=value)
+
+    def get_mx(self, domain: str, maximum_canonical_chain_length: int = 3) -> Exchange:
+        """The best exchange of `domain` not marked bad; of the most preferred if all are.
+
+        One of equals is chosen at random.  May ask name servers; raises ResolutionError.
+        """
+        key: Key = domain
+        if maximum_canonical_chain_length != self._policy.rules.cname_limit:
+            key = Chained(domain, maximum_canonical_chain_length)
+        exchanges = self.lookups.get(key)
+        if self._marks or self._bad_names:
+            now = self._clock()
+            good = tuple(e for e in exchanges if not self._is_bad(e, now))
+            exchanges = good or exchanges
+        best = exchanges[0]
+        if len(exchanges) > 1 and exchanges[1].preference == best.preference:
+            equals = sum(e.preference == best.preference for e in exchanges)
+            return exchanges[int(self._rng.random() * equals)]
+        return best
+
+    def get_exchanges(self, domain: str) -> tuple[Exchange, ...]:
+        """All exchanges by preference, from memory or by asking, which blocks this greenlet.
+
+        Raises ResolutionError.
+        """
+        return self.lookups.get(domain)
+
+    def cached(self, domain: str) -> Outcome | None:
+        """The exchanges, or why there are none, if known without asking; else None."""
+        return self.lookups.known(domain)
+
+    def get_host(self, name: str) -> tuple[Exchange, ...]:
+        """A smart host with its addresses: A and AAAA only, never MX, none denied.
+
+        Raises ResolutionError, always one that defers.
+        """
+        return self.lookups.get(Host(name))
+
+    def cached_host(self, name: str) -> Outcome | None:
+        """get_host() if known without asking; else None."""
+        return self.lookups.known(Host(name))
+
+    def plan(self, exchanges: Sequence[Exchange], source: str = "") -> Plan:
+        """The addresses one attempt from `source` tries, in order.  Differs from call to call."""
+        bad_until = self._bad_until(source) if self._marks or self._bad_names else None
+        policy = self._policy
+        return make_plan(exchanges, bad_until, policy.max_hosts, policy.prefer_family, self._rng)
+
+    def mark_bad(self, name: str) -> None:
+        """Leave the exchange `name` alone, at all its addresses, for time_out_bad_mx seconds."""
+        now = self._clock()
+        until = now + self.time_out_bad_mx
+        name = _plain(name)
+        self._bad_names[name] = until
+        for address in self.lookups.addresses_of(name):
+            self._marks.mark_until(address, "", now, until)
+
+    def mark_good(self, name: str) -> None:
+        """Forget all marks of the exchange `name` and of its addresses, from any source."""
+        name = _plain(name)
+        self._bad_names.pop(name, None)
+        self._marks.clear_everywhere(self.lookups.addresses_of(name))
+
+    def mark_address_bad(self, address: str, source: str = "", port: int = 0) -> float:
+        """No session from `source` with `address` came about.  Returns when the mark ends.
+
+        The first mark lasts bad_time_first_s, each next one twice as long, to bad_time_max_s.
+        A reply to MAIL or later is no reason for one: it proves that the host is alive.
+        """
+        return self._marks.mark(place(address, port), source, self._clock())
+
+    def mark_address_good(self, address: str, source: str = "", port: int = 0) -> None:
+        """`address` answered MAIL or later.  Cheap enough for every transaction."""
+        if self._marks:
+            self._marks.clear(place(address, port), source)
+
+    def bad_until(self, address: str, source: str = "", port: int = 0) -> float:
+        """When the mark of `address` ends; 0.0 if it bears none."""
+        if not self._marks:
+            return 0.0
+        return self._marks.until(place(address, port), source, self._clock())
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep what is in use fresh until `stop` is set.  Several may run at a time."""
+        while not stop.wait(self.tend()):
+            pass
+
+    def tend(self) -> float:
+        """One step of `run`; returns the seconds until the next."""
+        now = self._clock()
+        if now >= self._forget_marks_at:
+            self._forget_marks_at = now + _FORGET_MARKS_EVERY_S
+            self._marks.forget(now)
+            for name in [n for n, until in self._bad_names.items() if until <= now]:
+                del self._bad_names[name]
+        return self.lookups.tend()
+
+    def _is_bad(self, exchange: Exchange, now: float) -> bool:
+        if self._name_bad_until(exchange.name, now):
+            return True
+        return all(self._marks.until(address, "", now) for address in exchange.addresses)
+
+    def _bad_until(self, source: str) -> BadUntil:
+        now = self._clock()
+
+        def bad_until(candidate: Candidate) -> float:
+            by_address = self._marks.until(place(*candidate[1:3]), source, now)
+            return max(by_address, self._name_bad_until(candidate.exchange, now))
+
+        return bad_until
+
+    def _name_bad_until(self, name: str, now: float) -> float:
+        until = self._bad_names.get(name, 0.0)
+        if until and until <= now:
+            del self._bad_names[name]
+            return 0.0
+        return until
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".")

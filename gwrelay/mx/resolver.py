@@ -1,0 +1,255 @@
+"""One question to the name servers, one answer with its TTL.  What mail is, is not known here.
+
+UDP with EDNS (RFC 6891), TCP when the answer is truncated (RFC 7766), the next name server
+when one is silent, lame or failing.  dnspython draws the query id and leaves the source port to
+the kernel (RFC 5452); answers that do not belong to the question are ignored until time is up.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.resolver
+
+from gwrelay.errors import ConfigError
+from gwrelay.mx.exchanges import Answer, LookupFailed, Question
+
+#: Bytes of UDP we can take: what passes every common path unfragmented (DNS flag day 2020).
+UDP_PAYLOAD_BYTES = 1232
+
+#: Seconds a name server that was silent or refused to answer is asked last.
+LAME_S = 15.0
+
+#: RCODEs that old servers answer EDNS with; without EDNS they may know the answer.
+_NO_EDNS = {dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS}
+
+
+class _Server:
+    """One name server, and until when (monotonic seconds) it is asked after the others."""
+
+    __slots__ = ("host", "lame_until", "port")
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.lame_until = 0.0
+
+
+class _Useless(Exception):
+    """This server has no usable answer.  `silent`: nor for another question, it seems."""
+
+    def __init__(self, reason: str, *, silent: bool) -> None:
+        super().__init__(reason)
+        self.silent = silent
+
+
+class DNSResolver:
+    """Asks `servers` ("ADDR", "ADDR:PORT" or "[ADDR]:PORT") in turn; none given: resolv.conf's.
+
+    `timeout_s` bounds one question over all servers and tries.  With several servers given,
+    NXDOMAIN needs the word of two: one broken server must not make mail bounce.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str] = (),
+        *,
+        timeout_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._servers = [_server(text) for text in servers] or _system_servers()
+        self._confirm_nxdomain = len(servers) > 1
+        self._timeout_s = timeout_s
+        self._clock = clock
+        #: Questions put to a name server, tries and TCP included.
+        self.queries = 0
+
+    def ask(self, question: Question) -> Answer:
+        """Raises LookupFailed if no server answers in time, or none usefully."""
+        try:
+            query = dns.message.make_query(
+                question.name, question.kind, use_edns=0, payload=UDP_PAYLOAD_BYTES
+            )
+        except dns.exception.DNSException as error:
+            raise LookupFailed(question.name, f"no domain name ({error})") from error
+        return self._ask(question, query)
+
+    def _ask(self, question: Question, query: dns.message.QueryMessage) -> Answer:
+        """Each server once, then the silent ones again: a lost packet is not a lost answer."""
+        deadline = self._clock() + self._timeout_s
+        try_s = self._timeout_s / (len(self._servers) + 1)
+        missing: Answer | None = None
+        reason = "no answer in time"
+        waiting = self._in_order()
+        while waiting:
+            server = waiting.pop(0)
+            left_s = deadline - self._clock()
+            if left_s <= 0:
+                break
+            again = server not in waiting and server.lame_until == 0.0
+            try:
+                answer = self._ask_one(server, query, question, min(try_s, left_s))
+            except _Useless as useless:
+                reason = f"{useless} ({server.host})"
+                if useless.silent:
+                    server.lame_until = self._clock() + LAME_S
+                    if again:
+                        waiting.append(server)
+                continue
+            server.lame_until = 0.0
+            if answer.found != "nxdomain" or not self._confirm_nxdomain or missing:
+                return answer
+            missing = answer
+        if missing:
+            reason = f"a second name server does not confirm that it does not exist, {reason}"
+        raise LookupFailed(question.name, f"{question.kind} {reason}")
+
+    def _in_order(self) -> list[_Server]:
+        now = self._clock()
+        return sorted(self._servers, key=lambda server: server.lame_until > now)
+
+    def _ask_one(
+        self, server: _Server, query: dns.message.QueryMessage, question: Question, try_s: float
+    ) -> Answer:
+        """Raises _Useless."""
+        response = self._send(server, query, try_s)
+        if response.rcode() in _NO_EDNS and query.edns >= 0:
+            plain = dns.message.make_query(question.name, question.kind)
+            response = self._send(server, plain, try_s)
+        rcode = response.rcode()
+        if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            raise _Useless(dns.rcode.to_text(rcode), silent=rcode == dns.rcode.REFUSED)
+        answer = read(response)
+        if answer is None:
+            raise _Useless("lame name server", silent=True)
+        return answer
+
+    def _send(
+        self, server: _Server, query: dns.message.QueryMessage, try_s: float
+    ) -> dns.message.Message:
+        try:
+            self.queries += 1
+            try:
+                return dns.query.udp(
+                    query,
+                    server.host,
+                    try_s,
+                    server.port,
+                    ignore_unexpected=True,
+                    ignore_errors=True,
+                    raise_on_truncation=True,
+                )
+            except dns.message.Truncated:
+                self.queries += 1
+                return dns.query.tcp(query, server.host, try_s, server.port)
+        except dns.exception.Timeout:
+            raise _Useless("no answer in time", silent=True) from None
+        except (dns.exception.DNSException, OSError, EOFError) as error:
+            raise _Useless(str(error) or type(error).__name__, silent=True) from error
+
+
+def read(response: dns.message.Message) -> Answer | None:
+    """What a NOERROR or NXDOMAIN response says; None if its server knows nothing of the name.
+
+    Follows the CNAME records inside the answer; a loop ends with the repeated name as the last
+    alias.  Records that do not belong to the chain are ignored.
+    """
+    asked = response.question[0]
+    aliases: list[dns.name.Name] = []
+    ttls: list[int] = []
+    name = asked.name
+    while True:
+        records = response.get_rrset(dns.message.ANSWER, name, dns.rdataclass.IN, asked.rdtype)
+        if records is not None:
+            return _records(asked.rdtype, records, [*ttls, records.ttl], aliases)
+        cname = response.get_rrset(dns.message.ANSWER, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
+        if cname is None:
+            break
+        ttls.append(cname.ttl)
+        target = cname[0].target
+        looped = target in aliases or target == asked.name
+        aliases.append(target)
+        if looped:
+            return Answer("alias", min(ttls), aliases=_texts(aliases))
+        name = target
+    return _nothing(response, ttls, aliases)
+
+
+def _records(
+    rdtype: dns.rdatatype.RdataType,
+    records: "dns.rrset.RRset",
+    ttls: list[int],
+    aliases: list[dns.name.Name],
+) -> Answer:
+    if rdtype == dns.rdatatype.MX:
+        mx = tuple((record.preference, _text(record.exchange)) for record in records)
+        return Answer("records", min(ttls), mx=mx, aliases=_texts(aliases))
+    addresses = tuple(str(ip_address(record.address)) for record in records)
+    return Answer("records", min(ttls), addresses=addresses, aliases=_texts(aliases))
+
+
+def _nothing(
+    response: dns.message.Message, ttls: list[int], aliases: list[dns.name.Name]
+) -> Answer | None:
+    """Tell "it does not exist", "not with this type", "ask further" and "how should I know"."""
+    soa = next((s for s in response.authority if s.rdtype == dns.rdatatype.SOA), None)
+    if soa is not None:
+        ttls = [*ttls, soa.ttl, soa[0].minimum]  # RFC 2308 5
+    elif not aliases or response.rcode() == dns.rcode.NXDOMAIN:
+        ttls = [0]  # without SOA a "no" is not to be remembered (RFC 2308 5)
+    if response.rcode() == dns.rcode.NXDOMAIN:
+        return Answer("nxdomain", min(ttls), aliases=_texts(aliases))
+    if soa is not None:
+        return Answer("nodata", min(ttls), aliases=_texts(aliases))
+    if aliases:
+        return Answer("alias", min(ttls), aliases=_texts(aliases))
+    referral = any(s.rdtype == dns.rdatatype.NS for s in response.authority)
+    competent = response.flags & (dns.flags.AA | dns.flags.RA)
+    return None if referral or not competent else Answer("nodata", 0)
+
+
+def _texts(names: list[dns.name.Name]) -> tuple[str, ...]:
+    return tuple(map(_text, names))
+
+
+def _text(name: dns.name.Name) -> str:
+    """Lower case without the final dot; "" for the root.  Odd bytes come escaped."""
+    return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
+
+
+_SERVER = re.compile(r"\[(?P<six>[^]]+)\](:(?P<port6>\d+))?|(?P<four>[^:]+)(:(?P<port>\d+))?")
+
+
+def _server(text: str) -> _Server:
+    """Raises ConfigError unless `text` is an address with or without a port."""
+    match = _SERVER.fullmatch(text)
+    host, port = text, "53"
+    if match is not None:
+        host = match["six"] or match["four"]
+        port = match["port6"] or match["port"] or "53"
+    try:
+        address = str(ip_address(host))
+    except ValueError:
+        raise ConfigError(
+            f"resolver: {text!r} is no address; write 192.0.2.53, 192.0.2.53:5353 or [::1]:53"
+        ) from None
+    if not 0 < int(port) < 65536:
+        raise ConfigError(f"resolver: {text!r} has no port between 1 and 65535")
+    return _Server(address, int(port))
+
+
+def _system_servers() -> list[_Server]:
+    try:
+        configured = dns.resolver.Resolver()
+    except dns.exception.DNSException as error:
+        raise ConfigError(f"resolver: none given, and {error}") from error
+    return [_Server(str(host), configured.port) for host in configured.nameservers]
