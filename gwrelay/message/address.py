@@ -111,12 +111,11 @@ def _check_domain(domain: str, status: str) -> None:
 
 
 def _is_address_literal(literal: str) -> bool:
-    tag, _, address = literal.rpartition("IPv6:")
     try:
-        if literal.startswith("IPv6:"):
-            ipaddress.IPv6Address(address)
+        if literal[:5].lower() == "ipv6:":
+            ipaddress.IPv6Address(literal[5:])
         else:
-            ipaddress.IPv4Address(tag or literal)
+            ipaddress.IPv4Address(literal)
     except ValueError:
         return False
     return True
@@ -134,7 +133,10 @@ def domain_of(address: str) -> str:
 
 @lru_cache(maxsize=4096)
 def ascii_domain(domain: str) -> str:
-    """`domain` in A-labels, lower case (RFC 5891).  Raises idna.IDNAError."""
-    if domain.isascii():
-        return domain.lower()
-    return idna.encode(domain, uts46=True).decode("ascii").lower()
+    """`domain` in A-labels, lower case (RFC 5891).  Raises idna.IDNAError.
+
+    Nothing but case is mapped: what UTS 46 would drop or replace on top of that makes one
+    domain out of what somebody may have meant, and read, as another.
+    """
+    lower = domain.lower()
+    return lower if domain.isascii() else idna.encode(lower).decode("ascii")

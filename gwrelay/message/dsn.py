@@ -5,6 +5,7 @@ hop said is hostile text: it goes in as printable ASCII, on one line, cut to a l
 """
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from typing import NamedTuple
@@ -94,11 +95,12 @@ def needs_smtputf8(report: Report) -> bool:
 
 def header_section(beginning: bytes) -> bytes:
     """The header of a content whose `beginning` is given, whole lines of it, bounded."""
+    if beginning.startswith(b"\r\n"):
+        return b""
     end = beginning.find(b"\r\n\r\n")
     headers = beginning if end < 0 else beginning[: end + 2]
-    if len(headers) > HEADERS_MAX_BYTES:
-        headers = headers[: headers.rfind(b"\r\n", 0, HEADERS_MAX_BYTES) + 2]
-    return headers
+    whole, newline, _ = headers[:HEADERS_MAX_BYTES].rpartition(b"\r\n")
+    return whole + newline
 
 
 def _for_people(report: Report) -> str:
@@ -110,7 +112,7 @@ def _for_people(report: Report) -> str:
         "",
     ]
     for failure in report.failures:
-        lines += [f"<{failure.recipient.address}>: {_why(failure)}", ""]
+        lines += [_folded(f"<{failure.recipient.address}>: {_why(failure)}", "    "), ""]
     return "\r\n".join(lines)
 
 
@@ -119,7 +121,7 @@ def _why(failure: Failure) -> str:
     if failure.expired:
         return f"could not be delivered in time; the last attempt ended with: {said}"
     if failure.outcome.heard:
-        return f"{failure.outcome.exchange} said: {said}"
+        return f"{printable(failure.outcome.exchange)} said: {said}"
     return said
 
 
@@ -145,15 +147,24 @@ def _recipient_fields(failure: Failure, now: float) -> list[tuple[str, str]]:
     fields.append(("Action", "failed"))
     fields.append(("Status", "4.4.7" if failure.expired else told.reply.status or "5.0.0"))
     if told.heard and told.exchange:
-        fields.append(("Remote-MTA", f"dns; {told.exchange}"))
+        fields.append(("Remote-MTA", f"dns; {printable(told.exchange)}"))
     source = "smtp" if told.heard else "x-gwrelay"
-    fields.append(("Diagnostic-Code", f"{source}; {printable(str(told.reply))}"))
+    fields.append(("Diagnostic-Code", _folded(f"{source}; {printable(str(told.reply))}")))
     fields.append(("Last-Attempt-Date", formatdate(now)))
     return fields
 
 
 def _block(fields: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in fields)
+
+
+def _folded(text: str, indent: str = " ") -> str:
+    """`text` in lines of some 75 characters, as far as it has spaces to break at."""
+    return "\r\n".join(
+        textwrap.wrap(
+            text, 75, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    )
 
 
 def _part(boundary: str, content_type: str, octets: bytes) -> bytes:

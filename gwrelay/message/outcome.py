@@ -86,6 +86,15 @@ def of_ours(stage: str, reply: Reply) -> Outcome:
     return Outcome(kind, stage, reply, heard=False)
 
 
+def ends_transaction(reply: Reply) -> bool:
+    """Whether nothing more may follow `reply` to MAIL or RCPT in its transaction.
+
+    421 announces a close (RFC 5321 3.8).  What is neither yes nor no says that the two ends
+    have lost step: whose answer the next reply is, nobody knows.
+    """
+    return reply.code == 421 or reply.code // 100 not in (2, 4, 5)
+
+
 def spoils_session(stage: str, reply: Reply) -> bool:
     """Whether the session must not carry another message after `reply` at `stage`.
 

@@ -9,6 +9,7 @@ kept away from what it does badly: it resolves names itself, applies one timer t
 read, takes any text for a reply, and forgets recipients when a server says 421.
 """
 
+import re
 import smtplib
 import socket
 import ssl
@@ -59,21 +60,25 @@ class _Client(smtplib.SMTP):
     def open(self, address: str, port: int, source: str) -> None:
         """Connect to one address; smtplib's own connect() would resolve and try several."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            # Inside: no descriptor left, or no IPv6 here, is a connection we do not get.
+            sock = self.sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(self._timeouts_s[outcome.CONNECT])
             if source:
                 sock.bind((source, 0))
             sock.connect((address, port))
         except OSError as error:
-            sock.close()
+            self.close()
             raise ConnectionLost(outcome.CONNECT, _reason(error)) from error
-        self.sock = sock
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
         if self.sock is None:
             raise ConnectionLost(self.stage, "connection is closed")
+        if len(self.reader):
+            # It came before what we are about to send, and must not count as its answer.
+            self.close()
+            raise ConnectionLost(self.stage, "a reply came that nobody had asked for")
         try:
             self.sock.settimeout(self._timeouts_s[self.stage])
             self.sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
@@ -170,7 +175,7 @@ class Connection:
             client.starttls(context=context)
         except smtplib.SMTPResponseException:
             return client.reply
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot name
             self.close()
             raise ConnectionLost(outcome.STARTTLS, f"TLS failed: {_reason(error)}") from error
         if len(client.reader):
@@ -190,7 +195,8 @@ class Connection:
             return self._client.reply
         except smtplib.SMTPNotSupportedError as error:
             return Reply(454, "4.7.0", str(error))
-        except smtplib.SMTPException as error:
+        except (smtplib.SMTPException, ValueError) as error:
+            # ValueError: a challenge that is not base64, credentials that are not ASCII.
             return Reply(454, "4.7.0", f"AUTH failed: {error}")
         return self._client.reply
 
@@ -202,7 +208,8 @@ class Connection:
     def size_limit_bytes(self) -> int:
         """What SIZE announces (RFC 1870 4); 0 when it names no limit."""
         announced = str(self._client.esmtp_features.get("size", "")).strip()
-        return int(announced) if announced.isascii() and announced.isdigit() else 0
+        # At most 20 digits (RFC 1870 4): int() refuses thousands of them by ValueError.
+        return int(announced) if re.fullmatch("[0-9]{1,20}", announced) else 0
 
     def command(self, stage: str, line: bytes) -> Reply:
         self.send(stage, line)
@@ -219,7 +226,7 @@ class Connection:
         client.stage = stage
         client.getreply()
         reply = client.reply
-        if reply.code == 421 or (not moot and outcome.spoils_session(stage, reply)):
+        if not (moot and reply.is_permanent) and outcome.spoils_session(stage, reply):
             self.spoiled = True
         return reply
 
@@ -259,10 +266,11 @@ class Connection:
         return self._client.sock is not None
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     """For people: "connection refused", not "[Errno 111] ..."."""
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, ssl.SSLError):
         return getattr(error, "verify_message", "") or error.reason or str(error)
-    return (error.strerror or str(error) or type(error).__name__).lower()
+    strerror = error.strerror if isinstance(error, OSError) else ""
+    return (strerror or str(error) or type(error).__name__).lower()

@@ -29,10 +29,15 @@ class ReplyReader:
     def __init__(self, reply_max_bytes: int = 64 * 1024) -> None:
         self._buffer = b""
         self._max_bytes = reply_max_bytes
+        # The lines so far of a reply of many: kept, so that a reply that trickles in is not
+        # parsed from its start again at each byte.
+        self._texts: list[str] = []
+        self._texts_bytes = 0
+        self._code = 0
 
     def __len__(self) -> int:
         """Bytes received and not yet part of a reply given out."""
-        return len(self._buffer)
+        return self._texts_bytes + len(self._buffer)
 
     def feed(self, received: bytes) -> None:
         self._buffer = self._buffer + received if self._buffer else received
@@ -42,31 +47,30 @@ class ReplyReader:
         buffer = self._buffer
         end = buffer.find(b"\n") + 1
         # Nearly every reply is one line, and nearly every read brings exactly one reply.
-        if end and buffer[3:4] in b" \r\n":
+        if end and not self._texts and buffer[3:4] in b" \r\n":
             self._buffer = buffer[end:]
             return _reply(_code(buffer), [_text(buffer[:end])])
         return self._next_of_many_lines()
 
     def _next_of_many_lines(self) -> Reply | None:
-        texts: list[str] = []
-        code = start = 0
-        while end := self._buffer.find(b"\n", start) + 1:
-            line = self._buffer[start:end]
-            start = end
-            if texts and _code(line) != code:
-                raise ProtocolError(f"reply changes its code: {line[:80]!r}")
+        while end := self._buffer.find(b"\n") + 1:
+            line, self._buffer = self._buffer[:end], self._buffer[end:]
             code = _code(line)
-            texts.append(_text(line))
-            if len(texts) > MAX_LINES:
+            if self._texts and code != self._code:
+                raise ProtocolError(f"reply changes its code: {line[:80]!r}")
+            self._code = code
+            self._texts.append(_text(line))
+            self._texts_bytes += end
+            if len(self._texts) > MAX_LINES:
                 raise ProtocolError(f"reply of more than {MAX_LINES} lines")
-            if start > self._max_bytes:
+            if self._texts_bytes > self._max_bytes:
                 raise ProtocolError(f"reply of more than {self._max_bytes} bytes")
             if line[3:4] != b"-":
-                self._buffer = self._buffer[start:]
+                texts, self._texts, self._texts_bytes = self._texts, [], 0
                 return _reply(code, texts)
-        if len(self._buffer) > self._max_bytes:
+        if len(self) > self._max_bytes:
             raise ProtocolError(f"reply of more than {self._max_bytes} bytes")
-        if len(self._buffer) - start > MAX_LINE_BYTES:
+        if len(self._buffer) > MAX_LINE_BYTES:
             raise ProtocolError(f"reply line of more than {MAX_LINE_BYTES} bytes")
         return None
 
@@ -88,6 +92,8 @@ def _code(line: bytes) -> int:
 def _text(line: bytes) -> str:
     if len(line) > MAX_LINE_BYTES:
         raise ProtocolError(f"reply line of more than {MAX_LINE_BYTES} bytes")
+    if b"\0" in line:
+        raise ProtocolError(f"NUL in a reply: {line[:80]!r}")
     return line[4:].rstrip(b"\r\n").decode("utf-8", "replace")
 
 
@@ -98,5 +104,10 @@ def _reply(code: int, texts: list[str]) -> Reply:
         return Reply(code, "", "\n".join(texts))
     status = found[1]
     cut = len(status)
-    rest = [text[cut:].lstrip(" ") if text.startswith(status) else text for text in texts]
+    # With the space, or "5.1.1" would take the head off a "5.1.10".
+    repeats = (f"{text} ".startswith(f"{status} ") for text in texts)
+    rest = [
+        text[cut:].lstrip(" ") if repeated else text
+        for text, repeated in zip(texts, repeats, strict=True)
+    ]
     return Reply(code, status, "\n".join(rest))

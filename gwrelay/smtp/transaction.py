@@ -111,10 +111,15 @@ def _pipelined(connection: Connection, transaction: Transaction) -> list[Outcome
     connection.send(outcome.MAIL, b"".join(commands))
     mail = connection.read(outcome.MAIL)
     connection.needs_rset = mail.is_positive
+    if not mail.is_positive:
+        # Known from here on: the other end may hang up before it answers the rest.
+        _fill(outcomes, _judged(connection, outcome.MAIL, mail))
+    if outcome.ends_transaction(mail):
+        return outcomes
     try:
         for n in range(len(outcomes)):
             reply = connection.read(outcome.RCPT, moot=not mail.is_positive)
-            _note_rcpt(connection, outcomes, n, mail, reply)
+            _note_rcpt(connection, outcomes, n, reply)
         go_ahead = connection.read(outcome.DATA, moot=None not in outcomes)
         _data(connection, transaction, outcomes, go_ahead)
     except ConnectionLost as lost:
@@ -134,9 +139,7 @@ def _in_lockstep(connection: Connection, transaction: Transaction) -> list[Outco
     try:
         for n, recipient in enumerate(transaction.recipients):
             reply = connection.command(outcome.RCPT, rcpt_command(connection, recipient))
-            _note_rcpt(connection, outcomes, n, mail, reply)
-            if reply.code == 421:
-                raise ConnectionLost(outcome.RCPT, str(reply))
+            _note_rcpt(connection, outcomes, n, reply)
         if None in outcomes:
             reply = connection.command(outcome.DATA, b"DATA\r\n")
             _data(connection, transaction, outcomes, reply)
@@ -146,20 +149,16 @@ def _in_lockstep(connection: Connection, transaction: Transaction) -> list[Outco
 
 
 def _note_rcpt(
-    connection: Connection,
-    outcomes: list[Outcome | None],
-    n: int,
-    mail: Reply,
-    reply: Reply,
+    connection: Connection, outcomes: list[Outcome | None], n: int, reply: Reply
 ) -> None:
-    """Recipient `n` is out unless both MAIL and its RCPT were accepted.
+    """Recipient `n` is out unless its RCPT was accepted.
 
     When MAIL was refused, that is the reason to report: the RCPTs only fail behind it.
     """
-    if not mail.is_positive:
-        outcomes[n] = _judged(connection, outcome.MAIL, mail)
-    elif not reply.is_positive:
+    if outcomes[n] is None and not reply.is_positive:
         outcomes[n] = _judged(connection, outcome.RCPT, reply)
+    if outcome.ends_transaction(reply):
+        raise ConnectionLost(outcome.RCPT, str(reply))
 
 
 def _data(
@@ -185,14 +184,21 @@ def _data(
 
 def _send_content(connection: Connection, pieces: Iterable[bytes]) -> None:
     """Content and final dot.  A send that fails did not send the dot: nothing is in doubt."""
+    begun = False
     for block in on_the_wire(pieces):
         for start in range(0, len(block), BLOCK_BYTES):
+            # What is said meanwhile must not count as the answer to the dot.
+            if begun and not connection.is_quiet():
+                raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
             # Slicing the whole of a bytes object does not copy it.
             connection.send(outcome.CONTENT, block[start : start + BLOCK_BYTES])
+            begun = True
 
 
 def _lose(connection: Connection, outcomes: list[Outcome | None], lost: ConnectionLost) -> None:
     connection.spoiled = True
+    # Not even QUIT: pipelined behind what broke, DATA may have been taken.
+    connection.close()
     _fill(outcomes, outcome.of_loss(lost, connection.exchange, connection.address))
 
 
