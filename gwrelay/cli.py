@@ -1,0 +1,248 @@
+"""The command line: words in, settings and an exit status out.
+
+Options, their help and their defaults come from config.TABLE.  Never imports gevent, and
+nothing that takes long: a command loads what it needs when it runs.
+"""
+
+import importlib
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from gwrelay import __version__
+from gwrelay.config import CONFIG_VARIABLE, SECTIONS, TABLE, Given, Loaded, Setting, load
+from gwrelay.errors import ConfigError, GatewayError
+
+USAGE_STATUS = 2
+#: As a shell says of SIGINT.
+INTERRUPTED_STATUS = 130
+
+_SOURCES = (
+    "Every setting is also a variable (--max-hops: GWRELAY_MAX_HOPS) and a key of the TOML file "
+    'named with --config (max-hops = 100, client-timeout = "5m").  A flag beats a variable, a '
+    "variable the file, the file the default.  Lists are written with commas, or by repeating "
+    "the flag."
+)
+
+
+class SettingOption(click.Option):
+    """One row of config.TABLE as an option: plain text, which config.load reads."""
+
+    def __init__(self, field: str, setting: Setting) -> None:
+        shown = "none" if setting.default == "" else setting.default
+        super().__init__(
+            [f"--{setting.flag}", field],
+            metavar=setting.kind.metavar,
+            multiple=setting.kind.repeatable,
+            help=setting.help + (f"  [{shown}]" if shown else ""),
+        )
+        self.section = setting.section
+
+
+class SettingsCommand(click.Command):
+    """A command that takes every setting, its --help in the table's sections."""
+
+    def __init__(
+        self, name: str | None, *, params: Sequence[click.Parameter], **others: Any
+    ) -> None:
+        settings = [SettingOption(field, setting) for field, setting in TABLE.items()]
+        super().__init__(name, params=[*params, *settings], epilog=_SOURCES, **others)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in ("Options", *SECTIONS):
+            records = [
+                record
+                for option in self.get_params(ctx)
+                if getattr(option, "section", "Options") == section
+                and (record := option.get_help_record(ctx))
+            ]
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+_config_option = click.option(
+    "--config",
+    metavar="FILE",
+    envvar=CONFIG_VARIABLE,
+    help=f"Read settings from this TOML file.  Also {CONFIG_VARIABLE}.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (default: the process's) name; returns its exit status.
+
+    Mistakes are one line each on standard error.  What nobody foresaw is raised.
+    """
+    try:
+        outcome = gwrelay.main(arguments, prog_name="gwrelay", standalone_mode=False)
+        return int((outcome() if callable(outcome) else outcome) or 0)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED_STATUS
+    except GatewayError as error:
+        for line in str(error).splitlines():
+            click.echo(f"gwrelay: error: {line}", err=True)
+        return USAGE_STATUS if isinstance(error, ConfigError) else 1
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        return 1
+
+
+def _reader_left() -> bool:
+    """Whether a broken pipe was our standard output (`| head`), not a socket of the gateway."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered has nowhere to go, and Python would say so at exit.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return True
+    return False
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def gwrelay(ctx: click.Context) -> None:
+    """An outbound SMTP relay gateway that loses nothing it accepted."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+# `serve` and `demo` return what is to be run: click would take an EOFError or a broken pipe
+# of theirs for its own and end in silence.
+
+
+@gwrelay.command(cls=SettingsCommand)
+@_config_option
+def serve(config: str | None, **given: str | Sequence[str] | None) -> Callable[[], int]:
+    """Run the relay.
+
+    Runs until SIGTERM or SIGINT; SIGHUP reopens the log and the events.  To begin with:
+
+    gwrelay serve --spool DIR --listen 127.0.0.1:2525 --hostname gw.example.com
+    """
+    settings = _load(config, given).settings
+    return lambda: int(importlib.import_module("gwrelay.service").serve(settings))
+
+
+@gwrelay.command("check-config", cls=SettingsCommand)
+@_config_option
+@click.option(
+    "--effective", is_flag=True, help="Print every setting, as a file, and where it came from."
+)
+@_json_option
+def check_config(
+    config: str | None, effective: bool, as_json: bool, **given: str | Sequence[str] | None
+) -> int:
+    """Check the settings that serve would run with.
+
+    Takes the flags, variables and file that serve takes.  Exit status 2 when it would not
+    start.
+    """
+    try:
+        loaded = _load(config, given)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        click.echo(_json({"ok": False, "problems": str(error).splitlines()}))
+        return USAGE_STATUS
+    if as_json:
+        click.echo(_json({"ok": True} | ({"settings": _records(loaded)} if effective else {})))
+    elif effective:
+        click.echo(_as_file(loaded), nl=False)
+    else:
+        click.echo("the configuration is good")
+    return 0
+
+
+@gwrelay.command(short_help="Show the relay at work, on this machine alone.")
+@click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Relay this many.")
+@_json_option
+@click.option("--keep", is_flag=True, help="Keep the spool and the logs, and say where.")
+def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
+    """Relay believable mail on this machine alone, and show what became of it.
+
+    Starts a gateway, a sink and a small DNS server on loopback, on free ports, with a
+    temporary spool.  Exit status 0 only when every recipient is accounted for.
+    """
+    bench = importlib.import_module("gwrelay_bench.demo")
+    return lambda: int(bench.run(messages=messages, json=as_json, keep=keep))
+
+
+@gwrelay.command()
+@_json_option
+def version(as_json: bool) -> None:
+    """Print the version."""
+    if as_json:
+        click.echo(_json({"gwrelay": __version__, "python": platform.python_version()}))
+    else:
+        click.echo(f"gwrelay {__version__}")
+
+
+def _load(config: str | None, given: Mapping[str, str | Sequence[str] | None]) -> Loaded:
+    """What was given on the command line, in the environment and in the file, as settings."""
+    flags = {
+        TABLE[field].flag: [value] if isinstance(value, str) else value
+        for field, value in given.items()
+        if value is not None and value != ()
+    }
+    return load(flags, os.environ, _read_file(config), socket.gethostname())
+
+
+def _read_file(config: str | None) -> tuple[str, bytes] | None:
+    if config is None:
+        return None
+    try:
+        return config, Path(config).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        origin = f"--config or {CONFIG_VARIABLE}"
+        raise ConfigError(f"{origin}: cannot read {config!r}: {reason}; name a file") from None
+
+
+def _as_file(loaded: Loaded) -> str:
+    """The settings as a TOML file that --config reads back, each with its origin."""
+    blocks = []
+    for section in SECTIONS:
+        lines = [f"# {section}"]
+        for setting in TABLE.values():
+            if setting.section == section:
+                given = loaded.given[setting.flag]
+                lines.append(f"{setting.flag} = {_as_written(setting, given)}  # {given.origin}")
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def _as_written(setting: Setting, given: Given) -> str:
+    """The value in TOML.  A JSON string is a TOML one, so long as DEL is escaped too."""
+    parts = [_json(part).replace("\x7f", "\\u007f") for part in given.parts]
+    return f"[{', '.join(parts)}]" if setting.kind.repeatable else "".join(parts) or '""'
+
+
+def _records(loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """By flag: the value as read, with its unit if it has one, as written, and its origin."""
+    return {
+        setting.flag: {
+            "value": getattr(loaded.settings, field),
+            "unit": setting.kind.unit,
+            "written": ",".join(loaded.given[setting.flag].parts),
+            "origin": loaded.given[setting.flag].origin,
+        }
+        for field, setting in TABLE.items()
+    }
+
+
+def _json(value: object) -> str:
+    """`value` as JSON; networks, which JSON has no form for, as people write them."""
+    return msgspec.json.encode(value, enc_hook=str).decode()

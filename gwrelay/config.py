@@ -1,0 +1,615 @@
+"""Every setting of the gateway, once: its name, its unit, its default, its check.
+
+The fields of `Settings` are the one table.  Flags (cli.py), GWRELAY_* variables, keys of the
+TOML file and --help are all read off them.  A flag beats a variable beats the file beats the
+default.  No I/O here: the caller brings the flags, the environment and the bytes of the file.
+"""
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import msgspec
+
+from gwrelay.errors import ConfigError
+
+INTAKE, SPOOL, POOL = "Intake", "Spool", "Pool"
+RETRIES, MX, TIMEOUTS, PROCESS = "Retries", "DNS and MX", "Timeouts", "Logs and process"
+SECTIONS = (INTAKE, SPOOL, POOL, RETRIES, MX, TIMEOUTS, PROCESS)
+
+#: Variables of these names belong to the tests and the benches, not to the gateway.
+RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
+CONFIG_VARIABLE = "GWRELAY_CONFIG"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+#: One entry of --deny-host: a network, or a name pattern in lower case ("*.corp.example").
+HostRule = Network | str
+
+
+class Endpoint(NamedTuple):
+    """`host` is a name or a textual address, never in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class FreeSpace(NamedTuple):
+    """How much of a disk must stay free: a share of it (0..1) or `size_bytes`; the other is 0."""
+
+    share: float
+    size_bytes: int
+
+    def needed_bytes(self, total_bytes: int) -> int:
+        return max(int(total_bytes * self.share), self.size_bytes)
+
+
+# What people write, read.  Each raises ValueError with what is wrong, to follow the value
+# itself in a message: "'5x' is not a duration".
+
+_DAY_S = 86_400
+#: Far below what a socket's time-out can hold (2**63 ns), far above any sense.
+_LONGEST_S = 3650 * _DAY_S
+_UNITS_MS = {"w": 7 * _DAY_S * 1000, "d": _DAY_S * 1000, "h": 3_600_000, "m": 60_000}
+_UNITS_MS |= {"s": 1000, "ms": 1}
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{1,6})?"
+_DURATION = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _UNITS_MS))
+_SIZE = re.compile(rf"({_NUMBER})([KMG])", re.IGNORECASE)
+_SIZE_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+#: Names that are only looked up may hold underscores: container networks do that.
+_LOOKED_UP = re.compile(r"(?=.{1,253}\Z)(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_PATTERN = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.*?-]+")
+
+
+def read_duration(text: str) -> float:
+    """Seconds.  Units descend and appear once; a bare 0 is the only number without one."""
+    if text == "0":
+        return 0.0
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        raise ValueError("is not a duration")
+    # Whole milliseconds first: 0.1 + 0.2 has no place in a schedule.
+    parts = zip(match.groups(), _UNITS_MS.values(), strict=True)
+    seconds = sum(float(number) * unit for number, unit in parts if number) / 1000
+    if seconds > _LONGEST_S:
+        raise ValueError("is longer than ten years")
+    return seconds
+
+
+def read_timeout(text: str) -> float:
+    """Seconds, more than 0: a socket that may not wait at all is in non-blocking mode."""
+    seconds = read_duration(text)
+    if seconds == 0:
+        raise ValueError("leaves no time at all")
+    return seconds
+
+
+def read_duration_range(text: str) -> tuple[float, float]:
+    """Seconds, first and longest; a single value is both."""
+    first, dots, longest = text.partition("..")
+    low = read_timeout(first)
+    high = read_timeout(longest) if dots else low
+    if low > high:
+        raise ValueError("begins with the longer one")
+    return low, high
+
+
+def read_delays(text: str) -> tuple[float, ...]:
+    """Seconds: one delay, or "1h*2" for the same one twice."""
+    delay, star, times = text.partition("*")
+    if star and not re.fullmatch(r"[1-9][0-9]{0,2}", times):
+        raise ValueError("has no count from 1 to 999 after its *")
+    return (read_timeout(delay),) * (int(times) if star else 1)
+
+
+def read_size(text: str) -> int:
+    """Bytes."""
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        return int(text)
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("is not a size")
+    return int(float(match[1]) * _SIZE_UNITS[match[2].upper()])
+
+
+def read_share(text: str) -> float:
+    """0..1, from a percentage or the plain number."""
+    if not re.fullmatch(rf"{_NUMBER}%?", text):
+        raise ValueError("is not a share")
+    share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    if share > 1:
+        raise ValueError("is more than the whole")
+    return share
+
+
+def read_free_space(text: str) -> FreeSpace:
+    if text.endswith("%"):
+        return FreeSpace(read_share(text), 0)
+    return FreeSpace(0.0, read_size(text))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return text.isprintable()  # whatever follows a % (a scope) was not looked at
+
+
+def read_endpoint(text: str, port: int | None = None, lowest_port: int = 1) -> Endpoint:
+    """HOST[:PORT], ADDRESS[:PORT], [V6][:PORT] or a bare V6.  `port` None: it must be given."""
+    if port is not None and _is_address(text):
+        return Endpoint(text, port)
+    match = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*))(?::([0-9]{1,6}))?", text)
+    if match is None:
+        raise ValueError("is not a host with a port")
+    bracketed, plain, digits = match.groups()
+    if digits is None and port is None:
+        raise ValueError("has no port")
+    if bracketed is not None and not (":" in bracketed and _is_address(bracketed)):
+        raise ValueError("has something other than an IPv6 address in its brackets")
+    if plain is not None and not (_is_address(plain) or _LOOKED_UP.fullmatch(plain)):
+        raise ValueError("names no host" if plain else "has no host")
+    number = int(digits) if digits is not None else port
+    if number is None or not lowest_port <= number <= 65535:
+        raise ValueError(f"has a port outside {lowest_port}..65535")
+    return Endpoint(bracketed or plain, number)
+
+
+def read_listener(text: str) -> tuple[Endpoint]:
+    """Port 0 is for tests and demos: the system picks one."""
+    return (read_endpoint(text, lowest_port=0),)
+
+
+def read_next_hop(text: str) -> tuple[Endpoint]:
+    return (read_endpoint(text, port=25),)
+
+
+def read_resolver(text: str) -> tuple[Endpoint]:
+    """A resolver is an address: there is nobody to ask for its name."""
+    endpoint = read_endpoint(text, port=53)
+    if not _is_address(endpoint.host):
+        raise ValueError("is not an IP address")
+    return (endpoint,)
+
+
+def read_network(text: str) -> tuple[Network]:
+    """A CIDR block; a bare address is the block of itself."""
+    try:
+        return (ipaddress.ip_network(text),)
+    except ValueError:
+        pass
+    try:
+        wider = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("is not a network") from None
+    raise ValueError(f"has bits set past its prefix (the network is {wider})")
+
+
+#: This host, this link, everybody at once.  ::ffff:0:0/96 holds all of them again, as IPv4
+#: in an AAAA record, where no honest exchange has it.
+DENIED_NETWORKS = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10"),
+        *("224.0.0.0/4", "ff00::/8", "::ffff:0:0/96"),
+    )
+)
+
+
+def read_host_rules(text: str) -> tuple[HostRule, ...]:
+    """A network, a name pattern, `none`, or `default` for DENIED_NETWORKS."""
+    if text in ("none", "default"):
+        return DENIED_NETWORKS if text == "default" else ()
+    if "/" in text or ":" in text or _is_address(text):
+        return read_network(text)
+    if not _PATTERN.fullmatch(text):
+        raise ValueError("is neither a network nor a name pattern")
+    return (text.lower().rstrip("."),)
+
+
+def read_hostname(text: str) -> str:
+    """What EHLO, banner and Received fields say (RFC 5321 2.3.5)."""
+    if not _HOSTNAME.fullmatch(text) or _is_address(text):
+        raise ValueError("is not a host name")
+    return text
+
+
+def read_path(text: str) -> str:
+    # Names end up in logs and messages: no line breaks, NULs, escapes or stray bytes.
+    if not text.isprintable():
+        raise ValueError("has unprintable characters")
+    return text
+
+
+class Kind(NamedTuple):
+    """A kind of value: how --help shows it, how it is read, and what is right when it is wrong."""
+
+    metavar: str
+    read: Callable[[str], Any]
+    #: Ends the message about a bad value.
+    right: str
+    #: The unit a field's name must end in; "" when the value has none.
+    unit: str = ""
+    #: A list, in commas or by repetition; `read` turns each part into a tuple of values.
+    repeatable: bool = False
+
+
+def count(lowest: int = 1, highest: int = 1_000_000) -> Kind:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", text):
+            raise ValueError("is not a whole number")
+        if not lowest <= int(text) <= highest:
+            raise ValueError(f"is outside {lowest}..{highest}")
+        return int(text)
+
+    return Kind("N", read, f"write a whole number from {lowest} to {highest}")
+
+
+def size(lowest: str, highest: str) -> Kind:
+    def read(text: str) -> int:
+        size_bytes = read_size(text)
+        if not read_size(lowest) <= size_bytes <= read_size(highest):
+            raise ValueError(f"is outside {lowest}..{highest}")
+        return size_bytes
+
+    return Kind("SIZE", read, "write bytes, or a number with K, M or G (1024s), like 50M", "bytes")
+
+
+def choice(*words: str) -> Kind:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError("is not one of the choices")
+        return text
+
+    return Kind("|".join(words), read, f"write {', '.join(words[:-1])} or {words[-1]}")
+
+
+_RIGHT_DURATION = "write a number with its unit, like 5m, 300s, 1h30m, 2d or 250ms"
+DURATION = Kind("DURATION", read_duration, f"{_RIGHT_DURATION}, or 0", "s")
+TIMEOUT = Kind("DURATION", read_timeout, _RIGHT_DURATION, "s")
+DURATION_RANGE = Kind(
+    "FIRST..LONGEST", read_duration_range, "write two durations, like 30s..1h, or one", "s"
+)
+DELAYS = Kind("DELAY[*N],...", read_delays, "write delays, like 1m,5m,10m,1h*2,4h", "s", True)
+SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
+FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
+LISTENERS = Kind(
+    "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
+)
+NEXT_HOPS = Kind(
+    "HOST[:PORT]", read_next_hop, "write HOST[:PORT], like mx.example:587 or [::1]:25", "", True
+)
+RESOLVERS = Kind(
+    "ADDR[:PORT]", read_resolver, "write ADDR[:PORT], like 127.0.0.1 or [::1]:5353", "", True
+)
+NETWORKS = Kind("CIDR,...", read_network, "write networks, like 127.0.0.0/8,::1/128", "", True)
+HOST_RULES = Kind(
+    "CIDR|PATTERN|none",
+    read_host_rules,
+    "write networks or name patterns, like 10.0.0.0/8 or *.corp.example, or none",
+    "",
+    True,
+)
+HOSTNAME = Kind("NAME", read_hostname, "give --hostname a full name, like gw.example.com")
+DIRECTORY = Kind("DIR", read_path, "write a directory, like /var/spool/gwrelay")
+FILE = Kind("FILE", read_path, "write a file name, like /var/log/gwrelay.log")
+LEVEL = choice("debug", "info", "warning", "error")
+
+
+class Setting(NamedTuple):
+    """What a field of Settings is to the people who set it."""
+
+    section: str
+    #: The one spelling: --flag, `flag` in the file, GWRELAY_FLAG.
+    flag: str
+    kind: Kind
+    #: As people write it.  None: it must be given.  "": empty is a value too.
+    default: str | None
+    help: str
+
+    @property
+    def variable(self) -> str:
+        return "GWRELAY_" + self.flag.upper().replace("-", "_")
+
+
+# A table, and set as one: two lines a setting.
+# fmt: off
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings, checked.  Names end in their unit: _s seconds, _bytes, _share 0..1."""
+
+    listen: Annotated[tuple[Endpoint, ...], Setting(
+        INTAKE, "listen", LISTENERS, "127.0.0.1:2525", "Accept mail on this address.")]
+    hostname: Annotated[str, Setting(
+        INTAKE, "hostname", HOSTNAME, None, "Our name in banners, EHLO and Received fields.")]
+    relay_from: Annotated[tuple[Network, ...], Setting(
+        INTAKE, "relay-from", NETWORKS, "127.0.0.0/8,::1/128", "Relay for these clients only.")]
+    max_message_size_bytes: Annotated[int, Setting(
+        INTAKE, "max-message-size", size("1", "2G"), "50M", "Largest message, said in SIZE.")]
+    max_recipients: Annotated[int, Setting(
+        INTAKE, "max-recipients", count(), "1000", "Most recipients of one message.")]
+    max_hops: Annotated[int, Setting(
+        INTAKE, "max-hops", count(), "100", "More Received fields than this are a mail loop.")]
+    max_connections: Annotated[int, Setting(
+        INTAKE, "max-connections", count(), "1000", "Most clients connected at a time.")]
+    client_timeout_s: Annotated[float, Setting(
+        INTAKE, "client-timeout", TIMEOUT, "300s", "Hang up on a client silent for this long.")]
+    min_free_space: Annotated[FreeSpace, Setting(
+        INTAKE, "min-free-space", FREE_SPACE, "5%", "Answer 452 when the disk has less left.")]
+
+    spool: Annotated[str, Setting(
+        SPOOL, "spool", DIRECTORY, None, "Where accepted mail is kept; made when missing.")]
+    segment_size_bytes: Annotated[int, Setting(
+        SPOOL, "segment-size", size("1M", "1G"), "16M", "Size of one file of the log.")]
+    resident_bodies_bytes: Annotated[int, Setting(
+        SPOOL, "resident-bodies", size("0", "64G"), "64M",
+        "Memory for content until its first attempt; past it, content is read back.")]
+
+    concurrency: Annotated[int, Setting(
+        POOL, "concurrency", count(), "2000", "Most sessions to next hops at a time.")]
+    site_concurrency: Annotated[int, Setting(
+        POOL, "site-concurrency", count(), "20", "Most sessions to one site at a time.")]
+    messages_per_connection: Annotated[int, Setting(
+        POOL, "messages-per-connection", count(), "100", "Then close it and open another.")]
+    recipients_per_message: Annotated[int, Setting(
+        POOL, "recipients-per-message", count(), "50", "Most recipients in one transaction.")]
+    idle_timeout_s: Annotated[float, Setting(
+        POOL, "idle-timeout", DURATION, "10s", "Keep a session without mail open this long.")]
+    connection_lifetime_s: Annotated[float, Setting(
+        POOL, "connection-lifetime", TIMEOUT, "300s", "Begin nothing new in an older session.")]
+
+    retry_delays_s: Annotated[tuple[float, ...], Setting(
+        RETRIES, "retry", DELAYS, "1m,5m,10m,20m,40m,1h*2,2h*4,4h",
+        "Wait this long after the first failed attempt, the second, ...; the last repeats.")]
+    jitter_share: Annotated[float, Setting(
+        RETRIES, "jitter", SHARE, "15%", "Lengthen or shorten each wait by up to this, at random.")]
+    lifetime_s: Annotated[float, Setting(
+        RETRIES, "lifetime", DURATION, "5d", "Give up on a message older than this: bounce it.")]
+    bounce_lifetime_s: Annotated[float, Setting(
+        RETRIES, "bounce-lifetime", DURATION, "1d", "Give up on a bounce older than this.")]
+    nxdomain: Annotated[str, Setting(
+        RETRIES, "nxdomain", choice("bounce", "defer"), "bounce",
+        "What to do with mail for a domain that does not exist.")]
+
+    resolver: Annotated[tuple[Endpoint, ...], Setting(
+        MX, "resolver", RESOLVERS, "",
+        "DNS server to ask (port 53 unless given), instead of those in resolv.conf.")]
+    dns_timeout_s: Annotated[float, Setting(
+        MX, "dns-timeout", TIMEOUT, "5s", "Wait this long for the answer to a question.")]
+    dns_concurrency: Annotated[int, Setting(
+        MX, "dns-concurrency", count(), "128", "Most questions under way at a time.")]
+    mx_cache_size: Annotated[int, Setting(
+        MX, "mx-cache-size", count(), "50000", "Most domains to remember.")]
+    mx_ttl_min_s: Annotated[float, Setting(
+        MX, "mx-ttl-min", DURATION, "60s", "Remember an answer for no less than this.")]
+    mx_ttl_max_s: Annotated[float, Setting(
+        MX, "mx-ttl-max", TIMEOUT, "1d", "Remember an answer for no more than this.")]
+    mx_negative_ttl_s: Annotated[float, Setting(
+        MX, "mx-negative-ttl", DURATION, "5m", 'Remember a "no such name" for no more than this.')]
+    mx_stale_on_error_s: Annotated[float, Setting(
+        MX, "mx-stale-on-error", DURATION, "1h", "While DNS fails, use answers this much too old.")]
+    mx_refresh_ahead_share: Annotated[float, Setting(
+        MX, "mx-refresh-ahead", SHARE, "0.2", "Ask again when this share of the TTL is left.")]
+    mx_bad_time_s: Annotated[tuple[float, float], Setting(
+        MX, "mx-bad-time", DURATION_RANGE, "30s..1h",
+        "Leave a host that does not answer alone for this long, doubling up to the second.")]
+    mx_max_hosts: Annotated[int, Setting(
+        MX, "mx-max-hosts", count(), "5", "Most addresses to try in one attempt.")]
+    mx_max_sessions: Annotated[int, Setting(
+        MX, "mx-max-sessions", count(), "2", "Most sessions to begin in one attempt.")]
+    smarthost: Annotated[tuple[Endpoint, ...], Setting(
+        MX, "smarthost", NEXT_HOPS, "",
+        "Send all mail here (port 25 unless given) instead of asking for MX; tried in order.")]
+    smtp_port: Annotated[int, Setting(
+        MX, "smtp-port", count(1, 65535), "25", "Port of the exchanges found by MX.")]
+    ip_family: Annotated[str, Setting(
+        MX, "ip-family", choice("both", "4", "6", "prefer4", "prefer6"), "both",
+        "Which of an exchange's addresses to use, and first.")]
+    cname_limit: Annotated[int, Setting(
+        MX, "cname-limit", count(0, 16), "3", "Most CNAMEs to follow from a domain.")]
+    deny_host: Annotated[tuple[HostRule, ...], Setting(
+        MX, "deny-host", HOST_RULES, "default",
+        "Never send to these when MX names them.  'default' is loopback, unspecified, link-local "
+        "and multicast; what you give replaces it, so give 'default' too to add to it.")]
+
+    connect_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "connect-timeout", TIMEOUT, "30s", "For the TCP connection.")]
+    banner_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "banner-timeout", TIMEOUT, "300s", "For the greeting.")]
+    ehlo_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "ehlo-timeout", TIMEOUT, "300s", "For the reply to EHLO or HELO.")]
+    starttls_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "starttls-timeout", TIMEOUT, "60s", "For STARTTLS and the handshake.")]
+    mail_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "mail-timeout", TIMEOUT, "300s", "For the reply to MAIL.")]
+    rcpt_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "rcpt-timeout", TIMEOUT, "300s", "For the reply to each RCPT.")]
+    data_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "data-timeout", TIMEOUT, "120s", "For the reply to DATA.")]
+    block_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "block-timeout", TIMEOUT, "180s", "For each block of content to be taken.")]
+    dot_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "dot-timeout", TIMEOUT, "600s",
+        "For the reply to the final dot.  Shorter makes duplicates (RFC 5321 4.5.3.2.6).")]
+    rset_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "rset-timeout", TIMEOUT, "20s", "For the reply to RSET.")]
+    quit_timeout_s: Annotated[float, Setting(
+        TIMEOUTS, "quit-timeout", TIMEOUT, "5s", "For the reply to QUIT.")]
+    reply_max_bytes: Annotated[int, Setting(
+        TIMEOUTS, "reply-max", size("512", "16M"), "64K", "Longest reply to read to its end.")]
+
+    log_level: Annotated[str, Setting(
+        PROCESS, "log-level", LEVEL, "info", "How much to log.")]
+    log: Annotated[str, Setting(
+        PROCESS, "log", FILE, "-", "Log to this file; - is standard error.")]
+    events: Annotated[str, Setting(
+        PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
+    shutdown_max_s: Annotated[float, Setting(
+        PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
+# fmt: on
+
+
+#: The table: what each field of Settings is to people, by the field's name, in its order.
+TABLE: dict[str, Setting] = {
+    field: annotation.__metadata__[0]
+    for field, annotation in get_type_hints(Settings, include_extras=True).items()
+}
+_FLAGS = {setting.flag: setting for setting in TABLE.values()}
+_VARIABLES = {setting.variable: setting.flag for setting in TABLE.values()}
+
+
+class Given(NamedTuple):
+    """A value as written, in parts when it is a list, and where it was written."""
+
+    parts: tuple[str, ...]
+    origin: str
+
+
+class Loaded(NamedTuple):
+    """`given` is by flag, in the table's order."""
+
+    settings: Settings
+    given: dict[str, Given]
+
+
+def load(
+    flags: Mapping[str, Sequence[str]],
+    environ: Mapping[str, str],
+    file: tuple[str, bytes] | None,
+    machine_name: str,
+) -> Loaded:
+    """Choose and check every setting.
+
+    `flags` holds what was given, by flag, without dashes; `file` is the TOML file's name and
+    bytes; `machine_name` stands in for --hostname.  Raises ConfigError with one line for each
+    problem, naming its source and what would be right.
+    """
+    problems: list[str] = []
+    chosen = _defaults(machine_name)
+    chosen |= _from_file(*file, problems) if file else {}
+    chosen |= _from_environment(environ, problems)
+    chosen |= {flag: Given(tuple(texts), f"--{flag}") for flag, texts in flags.items()}
+    values: dict[str, Any] = {}
+    given: dict[str, Given] = {}
+    for field, setting in TABLE.items():
+        try:
+            given[setting.flag] = _split(setting, chosen.get(setting.flag))
+            values[field] = _read(setting, given[setting.flag])
+        except ConfigError as error:
+            problems.append(str(error))
+    if not problems:
+        settings = Settings(**values)
+        problems = _contradictions(settings, given)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Loaded(settings, given)
+
+
+def _defaults(machine_name: str) -> dict[str, Given]:
+    defaults = {
+        flag: Given((setting.default,), "default")
+        for flag, setting in _FLAGS.items()
+        if setting.default is not None
+    }
+    return defaults | {"hostname": Given((machine_name,), "the machine's own name")}
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
+    found = {}
+    for name in sorted(environ):
+        if not name.startswith("GWRELAY_") or name.startswith(RESERVED_VARIABLES):
+            continue
+        if name in _VARIABLES:
+            found[_VARIABLES[name]] = Given((environ[name],), name)
+        elif name != CONFIG_VARIABLE:
+            known = (*_VARIABLES, CONFIG_VARIABLE)
+            problems.append(f"{name!r}: unknown variable{_nearest(name, known)}")
+    return found
+
+
+def _from_file(name: str, content: bytes, problems: list[str]) -> dict[str, Given]:
+    name = name if name.isprintable() else repr(name)
+    try:
+        document = tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{name}: not a TOML file: {error}; write lines like max-hops = 100"
+        ) from None
+    found = {}
+    for key, value in document.items():
+        if key not in _FLAGS:
+            problems.append(f"{name}: unknown key {key!r}{_nearest(key, tuple(_FLAGS))}")
+            continue
+        values = value if isinstance(value, list) and _FLAGS[key].kind.repeatable else [value]
+        if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
+            right = _FLAGS[key].kind.right
+            problems.append(f"{name}: {key}: neither text nor a number; {right}, in quotes")
+            continue
+        found[key] = Given(tuple(str(one) for one in values), f"{name}: {key}")
+    return found
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _split(setting: Setting, given: Given | None) -> Given:
+    """Cut a list at its commas.  Raises ConfigError for what must be given and is not."""
+    if given is None:
+        flag, metavar = setting.flag, setting.kind.metavar
+        ways = f'--{flag} {metavar}, {setting.variable}={metavar}, or {flag} = "{metavar}"'
+        raise ConfigError(f"--{flag}: not given; write {ways} in the --config file")
+    if setting.default == "" and all(not part for part in given.parts):
+        return Given((), given.origin)
+    if not setting.kind.repeatable:
+        return given
+    parts = (part.strip() for text in given.parts for part in text.split(","))
+    return Given(tuple(parts), given.origin)
+
+
+def _read(setting: Setting, given: Given) -> Any:
+    if not given.parts and setting.default != "":
+        raise ConfigError(f"{given.origin}: the list is empty; {setting.kind.right}")
+    values = []
+    for part in given.parts:
+        try:
+            if not part:
+                raise ValueError("is empty")
+            values.append(setting.kind.read(part))
+        except ValueError as error:
+            right = setting.kind.right
+            raise ConfigError(f"{given.origin}: {part!r} {error}; {right}") from None
+    if setting.kind.repeatable:
+        return tuple(value for several in values for value in several)
+    return values[0] if values else ""
+
+
+def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]:
+    """What is wrong though each value alone is right."""
+    found = []
+    fixed = [endpoint for endpoint in settings.listen if endpoint.port]
+    for endpoint in sorted(set(fixed)):
+        if fixed.count(endpoint) > 1:
+            found.append(f"{given['listen'].origin}: {endpoint} is there twice; give it once")
+        if endpoint in settings.smarthost:
+            found.append(
+                f"{given['smarthost'].origin}: {endpoint} is where this gateway listens; "
+                "name another next hop, or mail would go round in circles"
+            )
+    if False:
+        low, high = given["mx-ttl-min"], given["mx-ttl-max"]
+        found.append(
+            f"{low.origin}: {low.parts[0]!r} is more than the mx-ttl-max of {high.parts[0]!r} "
+            f"({high.origin}); write a smaller mx-ttl-min or a larger mx-ttl-max"
+        )
+    if settings.events and settings.events == settings.log:
+        found.append(f"{given['events'].origin}: the log goes to the same file; name another one")
+    return found
