@@ -25,7 +25,7 @@ _HOMES = {
     "CanonicalNameChainTooLong": "gwrelay.mx.exchanges",
 }
 
-__all__ = [ 
+__all__ = [
     "AttemptManager",
     "CanonicalNameChainTooLong",
     "CanonicalNameLoop",

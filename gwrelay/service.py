@@ -68,7 +68,6 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # Listeners first: a port that is taken must not cost a replay.
         directory = _own_directory(settings.spool)
         self.events = EventLog(settings.events)
         try:
@@ -246,12 +245,12 @@ def _own_directory(path: str) -> Path:
     top = Path(path)
     try:
         top.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = top.lstat()
+        about = top.stat()
         names = os.listdir(top)
     except OSError as error:
         raise ConfigError(f"--spool {path}: {error.strerror}") from error
     if not stat.S_ISDIR(about.st_mode):
-        raise ConfigError(f"--spool {path}: not a directory (and links are not followed)")
+        raise ConfigError(f"--spool {path}: not a directory")
     if about.st_uid != os.geteuid():
         raise ConfigError(f"--spool {path}: belongs to user {about.st_uid}, not to us")
     strange = [n for n in names if not n.startswith("worker-") and n != "lost+found"]

@@ -35,8 +35,10 @@ class Draft:
 
     def add(self, piece: bytes) -> None:
         """Raises StoreFull or StoreFailed."""
-        self._store.add_piece(self.id, self._pieces, piece)
+        number = self._pieces
+        # Counted even if it fails: whoever gives up must tell the store so.
         self._pieces += 1
+        self._store.add_piece(self.id, number, piece)
         self._size_bytes += len(piece)
 
     def accept(self, envelope: Envelope, content: bytes) -> Message:

@@ -80,14 +80,16 @@ class Queue:
         self._relayed = 0
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
+        now = clock()
+        latest = now + self._retry.longest_delay_s
         for message_id, state in store.claim():
-            self._file(message_id, state)
+            self._file(message_id, _in_time(state, now, latest))
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], **options: object) -> "Queue":
         """A queue on the spool in `directory`, made when it is not there.
 
-        Raises SpoolLocked when another process has it.
+        Raises StoreFailed when it cannot be used, as while another process has it.
         """
         return cls(SpoolStore(open_spool(directory)), **options)  # type: ignore[arg-type]
 
@@ -111,9 +113,9 @@ class Queue:
         message = Message(message_id, self._clock(), size_bytes, envelope)
         state = first_state(message)
         self._store.accept(NewMessage(message, state, content, pieces))
-        if not pieces:
-            self._resident.keep(message, content)
         with self._lock:
+            if not pieces:
+                self._resident.keep(message, content)
             self._file(message_id, state)
         self.on_change()
         return message
@@ -159,11 +161,21 @@ class Queue:
     def set_waiting(self, delivery: Delivery, due_at: float | None = None) -> None:
         """Put back a delivery that was not tried: no attempt is counted, nothing written.
 
-        Due again at `due_at` (Unix seconds), by default at once.
+        Due again at `due_at` (Unix seconds), by default at once; at the end of its lifetime
+        if that comes first.  Raises AccountingError for one that is not being relayed: in
+        the schedule twice it would be delivered twice.
         """
         with self._lock:
+            self._check_relaying(delivery)
             self._relaying.discard(delivery)
-            delivery.due_at = self._clock() if due_at is None else due_at
+            now = self._clock()
+            delivery.due_at = now if due_at is None else due_at
+            expires_at = self._retry.expires_at(delivery.arrived_at, delivery.is_bounce)
+            if now < expires_at:
+                delivery.due_at = min(delivery.due_at, expires_at)
+            if delivery.due_at > now:
+                # Mail for hosts that are down would fill the budget, and stay.
+                self._resident.drop(delivery.message_id)
             self._schedule.add(delivery)
         self.on_change()
 
@@ -195,26 +207,35 @@ class Queue:
 
         What stays open waits again; what failed is reported to the sender.  The new state
         and the report are one record: after a crash both are there, or neither.
+
+        Raises AccountingError for a delivery that is not being relayed, or other recipients
+        than its own; whatever it raises, the delivery is being relayed still.
         """
         with self._lock:
-            if delivery not in self._relaying:
-                raise AccountingError(f"{delivery} is not being relayed")
+            self._check_relaying(delivery)
             now = self._clock()
             settlement = settle(delivery, outcomes, self._retry, now, self._chance())
             message = self._message_if_readable(delivery.message_id)
             report = self._report(message, settlement, now)
-            self._relaying.discard(delivery)
-            state = self._advance(delivery, settlement)
+            parts = self._parts_after(delivery, settlement)
+            state = State(delivery.arrived_at, delivery.is_bounce, parts) if parts else None
+            # First in the log: what that refuses must not have happened in memory.
             self._store.settle(delivery.message_id, state, report)
+            self._advance(delivery, settlement, parts)
         if report is not None:
             self._file_report(report)
         self.on_change()
         return Settled(settlement, message, report.message if report else None)
 
     def done(self, message_id: int) -> None:
-        """Drop a message, whatever is open of it: nobody is told."""
+        """Drop a message, whatever is open of it: nobody is told.
+
+        An attempt under way is not stopped, but has nothing left to settle.
+        """
         with self._lock:
             self._store.settle(message_id, None, None)
+            self._schedule.remove(message_id)
+            self._relaying = {d for d in self._relaying if d.message_id != message_id}
             self._split.pop(message_id, None)
             self._resident.drop(message_id)
             self._relayed += 1
@@ -241,24 +262,32 @@ class Queue:
                 )
             )
 
-    def _advance(self, delivery: Delivery, settlement: Settlement) -> State | None:
-        """The message's state after `settlement`, which takes effect in memory here."""
+    def _check_relaying(self, delivery: Delivery) -> None:
+        if delivery not in self._relaying:
+            raise AccountingError(f"{delivery} is not being relayed")
+
+    def _parts_after(self, delivery: Delivery, settlement: Settlement) -> tuple[Open, ...]:
+        """What is open of the message after `settlement`."""
+        others = self._split.get(delivery.message_id, ())
+        parts = tuple(p for p in others if p.destination != delivery.destination)
+        return parts if settlement.remaining is None else (*parts, settlement.remaining)
+
+    def _advance(self, delivery: Delivery, settlement: Settlement, parts: tuple[Open, ...]) -> None:
+        """`settlement` takes effect in memory; `parts` are open after it."""
         message_id, remaining = delivery.message_id, settlement.remaining
+        self._relaying.discard(delivery)
         if remaining is not None:
             delivery.recipients = remaining.recipients
             delivery.attempts = remaining.attempts
             delivery.due_at = remaining.due_at
             self._schedule.add(delivery)
-        others = self._split.pop(message_id, ())
-        parts = tuple(p for p in others if p.destination != delivery.destination)
-        parts += () if remaining is None else (remaining,)
+        self._split.pop(message_id, None)
         if len(parts) > 1:
             self._split[message_id] = parts
         if not parts:
             self._relayed += 1
         if all(p.attempts for p in parts):
             self._resident.drop(message_id)
-        return State(delivery.arrived_at, delivery.is_bounce, parts) if parts else None
 
     def _file_report(self, report: NewMessage) -> None:
         """Let a report wait for delivery, once it can be read back."""
@@ -310,6 +339,15 @@ class Queue:
             return dsn.header_section(next(iter(self.get_content(message_id)), b""))
         except StoreFailed:
             return b""
+
+
+def _in_time(state: State, now: float, latest: float) -> State:
+    """`state` without times that a clock gone wrong has written: no message is from the
+    future, and none is due after `latest`."""
+    if state.arrived_at <= now and all(part.due_at <= latest for part in state.open):
+        return state
+    parts = tuple(part._replace(due_at=min(part.due_at, latest)) for part in state.open)
+    return state._replace(arrived_at=min(state.arrived_at, now), open=parts)
 
 
 def _wants_failures(recipient: Recipient) -> bool:

@@ -25,6 +25,10 @@ class RetryPolicy(NamedTuple):
         delay = self.delays_s[min(attempts, len(self.delays_s)) - 1]
         return delay * (1 + self.jitter * (2 * chance - 1))
 
+    @property
+    def longest_delay_s(self) -> float:
+        return max(self.delays_s) * (1 + self.jitter)
+
     def next_due(self, attempts: int, now: float, expires_at: float, chance: float) -> float:
         """Unix seconds.  The last attempt comes at the end of the lifetime, not after it."""
         return min(now + self.delay_s(attempts, chance), max(expires_at, now))

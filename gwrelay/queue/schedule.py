@@ -4,7 +4,7 @@ A heap by due time.  Every operation costs O(log n) of what waits, and taking wh
 costs nothing for what is not.
 """
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from gwrelay.queue.delivery import Delivery
 
@@ -30,6 +30,11 @@ class Schedule:
         while heap and heap[0][0] <= now and len(due) < limit:
             due.append(heappop(heap)[2])
         return due
+
+    def remove(self, message_id: int) -> None:
+        """Take every delivery of a message out, due or not.  Costs O(n) of what waits."""
+        self._heap = [entry for entry in self._heap if entry[2].message_id != message_id]
+        heapify(self._heap)
 
     @property
     def next_due_at(self) -> float | None:

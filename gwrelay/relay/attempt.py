@@ -1,7 +1,7 @@
 """One attempt: a relayer's session, the deliveries it took, and what became of each.
 
 Every delivery a relayer takes must come back here with an outcome for each recipient;
-what a relayer leaves behind when it ends is deferred and logged, for that is a bug.
+what is left without one is deferred and logged, for that is a bug.
 """
 
 import logging
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from gwrelay.errors import AccountingError, GatewayError
+from gwrelay.errors import AccountingError
 from gwrelay.message import outcome
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
@@ -91,32 +91,40 @@ class AttemptManager:
         One that was stopped may leave a delivery behind: that stays as it was before its
         attempt, in memory and in the log.  Otherwise it is a bug, and the delivery waits.
         """
-        if self.in_hand is not None and not relayer.stopping:
-            left_behind = outcome.of_ours(outcome.CONNECT, _LEFT_BEHIND)
-            logger.error("relayer ended without an outcome for %s", self.in_hand)
-            self._settle(self.in_hand, dict.fromkeys(self.in_hand.recipients, left_behind))
-        self._done(relayer)
-        self.completed.set()
+        try:
+            if self.in_hand is not None and not relayer.stopping:
+                self._settle(self.in_hand, {})
+        finally:
+            self._done(relayer)
+            self.completed.set()
 
     def _settle(self, delivery: Delivery, told: Mapping[int, Outcome]) -> None:
         if delivery is not self.in_hand:
             raise AccountingError(f"{delivery} was not in hand")
         self.in_hand = None
+        if told.keys() != set(delivery.recipients):
+            logger.error("relayer ended %s with outcomes for %s", delivery, sorted(told))
+            left_behind = outcome.of_ours(outcome.CONNECT, _LEFT_BEHIND)
+            told = {n: told.get(n, left_behind) for n in delivery.recipients}
         settle(self._queue, delivery, told, self._ended)
 
 
 def settle(queue: Queue, delivery: Delivery, told: Mapping[int, Outcome], ended: Ended) -> None:
     """Settle `delivery` and tell `ended`; when that cannot be written, try it all again.
 
-    Delivering twice is permitted then, forgetting is not.
+    Delivering twice is permitted then, forgetting is not.  Raises AccountingError when it is
+    not being relayed.
     """
     attempt = delivery.attempts + 1
     try:
         settled = queue.settle(delivery, told)
     except AccountingError:
         raise
-    except GatewayError as error:
-        logger.error("%s could not be settled: %s", delivery, error)
+    except Exception:
+        logger.exception("%s could not be settled", delivery)
         queue.defer(delivery, _UNWRITTEN_RETRY_S)
         return
-    ended(delivery, attempt, told, settled)
+    try:
+        ended(delivery, attempt, told, settled)
+    except Exception:
+        logger.exception("telling how %s ended", delivery)

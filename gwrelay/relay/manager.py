@@ -6,14 +6,17 @@ changed.  Never speaks SMTP, never touches the disk, never waits for DNS on its 
 greenlet.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 
 from gevent.event import Event
-from gevent.pool import Pool
+from gevent.pool import Group
 
+from gwrelay.errors import AccountingError
 from gwrelay.message import outcome
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
@@ -39,6 +42,9 @@ _TAKEN_AT_ONCE = 1000
 
 #: Seconds a site is remembered after the end of its last death, for the sake of its window.
 _SITE_MEMORY_S = 3600.0
+
+#: Seconds until a delivery is looked at again that could not be filed, for whatever reason.
+_UNFILED_RETRY_S = 60.0
 
 _LOOKUP_BROKE = Reply(451, "4.4.3", "internal error while looking up the destination")
 
@@ -79,10 +85,15 @@ class SmartHostSMTPRelayingManager:
         self._sweep_above = 1000
         #: Sites with ready deliveries.
         self._busy: dict[Hashable, Site] = {}
-        self._pool = Pool(max_connections)
-        self._lookups = Pool(dns_concurrency)
+        # Not gevent's Pool: it blocks who spawns one too many, and has a place again only
+        # some time after the last one told of its end.
+        self._relayers = Group()
+        self._lookups = Group()
+        self._free_lookups = dns_concurrency
         #: Deliveries whose destination is being looked up, by destination.
         self._unresolved: dict[str, list[Delivery]] = {}
+        #: Destinations among them whose lookup has not begun, oldest first.
+        self._to_look_up: deque[str] = deque()
         self._changed = Event()
         self._stopping = False
         queue.on_change = self._changed.set
@@ -101,7 +112,7 @@ class SmartHostSMTPRelayingManager:
             return []
         due = self.queue.get_waiting(_TAKEN_AT_ONCE)
         for delivery in due:
-            self._route(delivery)
+            self._guarded(self._route, delivery)
         if len(due) == _TAKEN_AT_ONCE:
             self._changed.set()
         return self._start_relayers()
@@ -109,7 +120,7 @@ class SmartHostSMTPRelayingManager:
     def wait(self, delay_s: float) -> None:
         """Until check_state() may find something new, at most `delay_s` seconds."""
         due_at = self.queue.next_due_at
-        if due_at is not None:
+        if due_at is not None and not self._stopping:
             delay_s = min(delay_s, max(due_at - self._clock(), 0.0))
         self._changed.wait(delay_s)
 
@@ -129,7 +140,7 @@ class SmartHostSMTPRelayingManager:
         for relayer, attempts in list(self.managed.items()):
             relayer.stopping = True
             attempts.site.release()
-        if not self._pool.join(timeout=within_s):
+        if not self._relayers.join(timeout=within_s):
             cut_off = [r for r in self.managed if r.is_past_final_dot]
             logger.warning(
                 "%d relayers cut off after %g s; %d of them past the final dot, in doubt",
@@ -137,7 +148,7 @@ class SmartHostSMTPRelayingManager:
                 within_s,
                 len(cut_off),
             )
-            self._pool.kill()
+            self._relayers.kill()
 
     # -- where each delivery goes --------------------------------------------------------
 
@@ -150,20 +161,39 @@ class SmartHostSMTPRelayingManager:
         known = self._destinations.cached(destination)
         if known is None:
             self._unresolved[destination] = [delivery]
-            self._lookups.spawn(self._look_up, destination)
+            self._to_look_up.append(destination)
+            if self._free_lookups:
+                self._free_lookups -= 1
+                self._lookups.spawn(self._look_up_waiting)
         else:
             self._file(delivery, known)
 
+    def _look_up_waiting(self) -> None:
+        """On its own greenlet: one destination after the other, until none is left."""
+        while self._to_look_up:
+            self._look_up(self._to_look_up.popleft())
+        self._free_lookups += 1
+
     def _look_up(self, destination: str) -> None:
-        """On its own greenlet: ask, then file whatever has gathered meanwhile."""
+        """Ask, then file whatever has gathered meanwhile."""
         found: Exchanges | ResolutionError = ResolutionError(_LOOKUP_BROKE, None)
         try:
             found = self._destinations.find(destination)
         except Exception:
             logger.exception("looking up %s", destination)
         for delivery in self._unresolved.pop(destination):
-            self._file(delivery, found)
+            self._guarded(self._file, delivery, found)
         self._changed.set()
+
+    def _guarded(self, step: Callable[..., None], delivery: Delivery, *more: object) -> None:
+        """One delivery's bug must not hold up the others: it is put off."""
+        try:
+            step(delivery, *more)
+        except Exception:
+            logger.exception("filing %s", delivery)
+            # If it was settled before something broke, there is nothing to put off.
+            with contextlib.suppress(AccountingError):
+                self.queue.defer(delivery, _UNFILED_RETRY_S)
 
     def _file(self, delivery: Delivery, found: Exchanges | ResolutionError) -> None:
         if isinstance(found, ResolutionError):
@@ -200,10 +230,10 @@ class SmartHostSMTPRelayingManager:
     # -- who takes it there --------------------------------------------------------------
 
     def _start_relayers(self) -> list[AttemptManager]:
-        """One relayer for each delivery that has none on the way, within window and pool."""
+        """One relayer for each delivery that has none on the way, within window and bound."""
         started = []
         for site in list(self._busy.values()):
-            for _ in range(min(site.wanted(), self._pool.free_count())):
+            for _ in range(min(site.wanted(), self.max_connections - len(self.managed))):
                 started.append(self._start_relayer(site))
             if not site.ready:
                 del self._busy[site.key]
@@ -220,7 +250,7 @@ class SmartHostSMTPRelayingManager:
         relayer = self._factory.build_relayer(attempts, site.hosts, self.queue)
         self.managed[relayer] = attempts
         site.relayers += 1
-        self._pool.spawn(self._run, relayer, site.ready.popleft())
+        self._relayers.spawn(self._run, relayer, site.ready.popleft())
         return attempts
 
     def _run(self, relayer: ManagedRelayerMixin, delivery: Delivery) -> None:
@@ -276,9 +306,11 @@ class RelayStateHelper:
             try:
                 self.manager.check_state()
             except Exception:
-                # Whatever it was, it must not end all relaying; the log has it.
+                # Whatever it was, it must not end all relaying; the log has it, once a delay.
                 logger.exception("check_state")
-            self.manager.wait(self.delay)
+                stop.wait(self.delay)
+            else:
+                self.manager.wait(self.delay)
 
 
 def _nobody(

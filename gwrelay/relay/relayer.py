@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 #: RFC 3463 3.4: no host of the destination could be asked at all.
 _NO_HOST = Reply(451, "4.4.1", "no host of the destination could be tried")
 
+_BROKEN_OFF = Reply(451, "4.3.2", "broken off by us; will be tried again")
+
 
 class Mail(Protocol):
     """Where messages are read: the Queue, as far as a relayer needs it."""
@@ -83,6 +85,9 @@ class ManagedRelayerMixin:
         self._mail = mail
         self._settings = settings
         self._connection: Connection | None = None
+        #: Verdicts on the delivery in hand so far, and whose is just being asked for.
+        self._told: dict[int, Outcome] = {}
+        self._batch: Sequence[int] = ()
         #: Set from outside: finish the delivery in hand, then end.
         self.stopping = False
 
@@ -97,49 +102,56 @@ class ManagedRelayerMixin:
                 self.relay(delivery)
                 delivery = self._next()
         finally:
-            self._break_off()
-            self._hang_up()
-            self.attempts.notify_done(self)
+            try:
+                self._break_off()
+                self._hang_up()
+            finally:
+                self.attempts.notify_done(self)
 
     @property
     def is_past_final_dot(self) -> bool:
         """Whether the message in hand may have been accepted already."""
-        in_hand = self.attempts.in_hand is not None
-        return in_hand and self._connection is not None and self._connection.stage == outcome.DOT
+        connection = self._connection
+        return bool(self._batch) and connection is not None and connection.stage == outcome.DOT
 
     def _break_off(self) -> None:
         """Ended in the middle of a delivery, by a bug or by being stopped: without QUIT, which
-        could pass for content.  Only past the final dot is anything in doubt."""
+        could pass for content.  What is known of it counts; only past the final dot is
+        anything in doubt.  When nothing is known it stays in hand."""
         delivery = self.attempts.in_hand
         if delivery is None:
             return
         if self.is_past_final_dot and self._connection is not None:
             lost = ConnectionLost(outcome.DOT, "broken off by us")
-            told = outcome.of_loss(lost, self._connection.exchange, self._connection.address)
-            self.attempts.notify_failure(self, delivery, dict.fromkeys(delivery.recipients, told))
+            verdict = outcome.of_loss(lost, self._connection.exchange, self._connection.address)
+            self._told |= dict.fromkeys(self._batch, verdict)
         self._drop()
+        if self._told:
+            unknown = outcome.of_ours(outcome.CONNECT, _BROKEN_OFF)
+            told = dict.fromkeys(delivery.recipients, unknown) | self._told
+            self.attempts.notify_failure(self, delivery, told)
 
     def relay(self, delivery: Delivery) -> None:
         """One attempt at one delivery, over as many hosts as it takes and is allowed."""
+        told = self._told = {}
+        self._batch = ()
         self.attempts.take(delivery)
         try:
             message = self._mail.get_message(delivery.message_id)
         except StoreFailed as error:
             self.attempts.notify_failure(self, delivery, _unreadable(delivery.recipients, error))
             return
-        told: dict[int, Outcome] = {}
         unreached: Outcome | None = None
         sessions = 0
         for candidate in self._candidates():
             pending = [n for n in delivery.recipients if _may_ask_another(told.get(n))]
             if not pending or sessions == self._settings.max_sessions:
                 break
-            answer = self._over(candidate, message, pending)
-            if isinstance(answer, Outcome):
-                unreached = answer
-                continue
-            told.update(answer)
-            sessions += 1
+            passed_over = self._over(candidate, message, pending)
+            if passed_over is None:
+                sessions += 1
+            else:
+                unreached = passed_over
         self._notify(delivery, told, unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST))
 
     def _notify(self, delivery: Delivery, told: Mapping[int, Outcome], unreached: Outcome) -> None:
@@ -171,21 +183,23 @@ class ManagedRelayerMixin:
 
     def _over(
         self, candidate: Candidate, message: Message, pending: Sequence[int]
-    ) -> dict[int, Outcome] | Outcome:
-        """Outcomes of the `pending` recipients at this host, or why it cannot be used."""
-        told: dict[int, Outcome] = {}
+    ) -> Outcome | None:
+        """Ask this host about the `pending` recipients; or say why it cannot be used."""
         waiting = list(pending)
         while waiting:
             batch = waiting[: self._settings.recipients_per_message]
+            self._batch = batch
             answer = self._transact(candidate, message, batch)
+            self._batch = ()
             if isinstance(answer, Outcome):
-                if not told:
+                if len(waiting) == len(pending):
                     return answer
-                return told | dict.fromkeys(waiting, answer)
+                self._told |= dict.fromkeys(waiting, answer)
+                return None
             again = _too_many_at_once(batch, answer)
             waiting = again + waiting[len(batch) :]
-            told |= {n: answer[n] for n in batch if n not in again}
-        return told
+            self._told |= {n: answer[n] for n in batch if n not in again}
+        return None
 
     def _transact(
         self, candidate: Candidate, message: Message, batch: Sequence[int]

@@ -1,0 +1,33 @@
+"""The rule that nothing is skipped where nothing may be.
+
+With GWRELAY_TEST_NO_SKIP=1 (as .ci/run sets it, once everything is installed) a skip is a failure:
+otherwise a program that quietly went missing would turn the flow tests into decoration.
+"""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+NO_SKIP = os.environ.get("GWRELAY_TEST_NO_SKIP", "") not in ("", "0")
+
+
+def _forbid(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"GWRELAY_TEST_NO_SKIP is set, but: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _forbid(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _forbid(report)
+    return report

@@ -1,0 +1,75 @@
+"""kill -9 at any moment: what was answered 250 arrives."""
+
+import random
+import threading
+
+from support.clients import Load, submit
+from support.gateway import StartGateway, expected_once
+from support.peer import Peer
+
+ROUNDS = 5
+
+
+def test_every_message_answered_250_arrives_though_the_gateway_is_killed_again_and_again(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    gateway = start_gateway("--smarthost", peer.spec, "--retry", "500ms")
+    chance = random.Random()
+    moment = threading.Event()
+    with Load(gateway.port) as load:
+        for _ in range(ROUNDS):
+            already = len(load.acknowledged)
+            gateway.wait_until(lambda n=already: len(load.acknowledged) > n + 20, "under load")
+            # Nothing to wait for: the moment of the kill must be nobody's choice.
+            moment.wait(chance.uniform(0.0, 0.5))
+            gateway.kill()
+            gateway.start()
+            load.port = gateway.port
+        load.stop()
+        acknowledged = load.acknowledged
+        gateway.wait_until(
+            lambda: acknowledged <= peer.arrived().keys(), "all acknowledged mail", timeout=30
+        )
+
+
+def test_deferred_mail_is_still_there_after_a_kill(start_gateway: StartGateway, peer: Peer) -> None:
+    peer.once("RCPT", "450 4.2.0 later")
+    gateway = start_gateway("--smarthost", peer.spec, "--retry", "1s")
+    submit(gateway.port, "me@here.example", ["you@there.example"])
+    gateway.wait_for("deferred")
+    gateway.kill()
+    assert not peer.messages
+    gateway.start()
+    peer.wait_for_messages(1)
+    gateway.wait_for("delivered", recipient="you@there.example")
+
+
+def test_nothing_is_sent_again_after_a_kill_of_an_idle_gateway(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    gateway = start_gateway("--smarthost", peer.spec)
+    recipients = [f"user{n}@there.example" for n in range(10)]
+    for recipient in recipients:
+        submit(gateway.port, "me@here.example", [recipient])
+    gateway.wait_for("delivered", count=10)
+    # The promise itself is a time: within a second, what is done is done for good.
+    threading.Event().wait(1.0)
+    gateway.kill()
+    gateway.start()
+    submit(gateway.port, "me@here.example", ["last@there.example"])
+    gateway.wait_for("delivered", recipient="last@there.example")
+    expected_once([*recipients, "last@there.example"], peer.arrived())
+
+
+def test_after_a_partial_delivery_and_a_kill_only_the_rest_is_sent(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    peer.recipient("later@there.example", "450 4.2.0 later", "250 2.1.5 now")
+    gateway = start_gateway("--smarthost", peer.spec, "--retry", "2s")
+    submit(gateway.port, "me@here.example", ["now@there.example", "later@there.example"])
+    gateway.wait_for("deferred", recipient="later@there.example")
+    threading.Event().wait(1.0)  # as above: durable within a second
+    gateway.kill()
+    gateway.start()
+    gateway.wait_for("delivered", recipient="later@there.example")
+    expected_once(["now@there.example", "later@there.example"], peer.arrived())

@@ -1,0 +1,407 @@
+"""Real mail and name servers, each with its own files and ports, all on loopback.
+
+Every class is a context manager: entering starts the server and waits until it answers,
+leaving ends it.  None of them reads or writes the machine's own configuration of that server.
+Their directories must be open to other users, since servers give up being root: pytest's are not.
+"""
+
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import dns.exception
+import dns.message
+import dns.query
+import pytest
+
+from support.processes import Program, accepts, free_port, need_root, program, run
+
+
+class _Server:
+    """What the servers share: a start that waits until they answer, and an end."""
+
+    running: Program | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        if self.running is not None:
+            self.running.stop()
+
+
+class Postfix(_Server):
+    """Takes mail from loopback at `port` and hands all of it to `relay_host` ("host:port")."""
+
+    #: Seconds instead of minutes, loopback only, no DNS, no TLS, and no local delivery.
+    SETTINGS: Mapping[str, str] = {
+        "compatibility_level": "3.6",
+        "mail_owner": "postfix",
+        "setgid_group": "postdrop",
+        "command_directory": "/usr/sbin",
+        "daemon_directory": "/usr/lib/postfix/sbin",
+        "maillog_file": "/dev/stdout",
+        "inet_interfaces": "127.0.0.1",
+        "inet_protocols": "ipv4",
+        "myhostname": "postfix.example",
+        "mydomain": "example",
+        "mydestination": "",
+        "mynetworks": "127.0.0.0/8",
+        "alias_maps": "",
+        "alias_database": "",
+        "local_recipient_maps": "",
+        "append_dot_mydomain": "no",
+        "smtpd_peername_lookup": "no",
+        "smtpd_recipient_restrictions": "permit_mynetworks,reject",
+        "smtp_dns_support_level": "disabled",
+        "smtp_host_lookup": "native",
+        "smtp_tls_security_level": "none",
+        "default_destination_concurrency_limit": "20",
+        "initial_destination_concurrency": "20",
+        "in_flow_delay": "0",
+        "minimal_backoff_time": "1s",
+        "maximal_backoff_time": "2s",
+        "queue_run_delay": "1s",
+        "smtpd_client_connection_count_limit": "0",
+    }
+    SERVICES = """\
+127.0.0.1:{port} inet n - n - - smtpd
+pickup    unix   n - n 1 1 pickup
+cleanup   unix   n - n - 0 cleanup
+qmgr      unix   n - n 300 1 qmgr
+tlsmgr    unix   - - n 1000? 1 tlsmgr
+rewrite   unix   - - n - - trivial-rewrite
+bounce    unix   - - n - 0 bounce
+defer     unix   - - n - 0 bounce
+trace     unix   - - n - 0 bounce
+verify    unix   - - n - 1 verify
+flush     unix   n - n 1000? 0 flush
+proxymap  unix   - - n - - proxymap
+smtp      unix   - - n - - smtp
+relay     unix   - - n - - smtp
+showq     unix   n - n - - showq
+error     unix   - - n - - error
+retry     unix   - - n - - error
+discard   unix   - - n - - discard
+anvil     unix   - - n - 1 anvil
+scache    unix   - - n - 1 scache
+postlog   unix-dgram n - n - 1 postlogd
+"""
+
+    def __init__(self, directory: Path, relay_host: str, settings: Mapping[str, str] = {}) -> None:
+        self.program = program("postfix")
+        need_root("Postfix starts as root and gives its daemons the user postfix")
+        self.directory = directory
+        self.port = free_port()
+        host, _, port = relay_host.rpartition(":")
+        self.settings = {
+            **self.SETTINGS,
+            "relayhost": f"[{host}]:{port}",
+            "queue_directory": str(directory / "queue"),
+            "data_directory": str(directory / "state"),
+            **settings,
+        }
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "configuration"
+
+    def start(self) -> None:
+        for name in ("configuration", "queue", "state"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        shutil.chown(self.directory / "state", "postfix")
+        lines = [f"{key} = {value}\n" for key, value in self.settings.items()]
+        (self.configuration / "main.cf").write_text("".join(lines))
+        (self.configuration / "master.cf").write_text(self.SERVICES.format(port=self.port))
+        self.running = Program(
+            [self.program, "-c", str(self.configuration), "start-fg"],
+            self.directory / "postfix.log",
+        )
+        self.running.await_ready(lambda: accepts("127.0.0.1", self.port))
+
+    def stop(self) -> None:
+        if self.running is None or self.running.popen.poll() is not None:
+            return
+        # The master leaves our process group; its children go when it goes, and so does the
+        # script that started it, which therefore gets no more than a harmless signal.
+        pid_file = self.directory / "queue/pid/master.pid"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        self.running.stop(signal.SIGCONT)
+        pid_file.unlink(missing_ok=True)
+
+    def sendmail(self, reverse_path: str, recipients: Sequence[str], content: bytes) -> None:
+        """Hand in a message as local programs do."""
+        command = [program("sendmail"), "-C", str(self.configuration), "-i", "-f", reverse_path]
+        run([*command, "--", *recipients], content=content)
+
+    def queue(self) -> str:
+        """What `mailq` says."""
+        return run([program("mailq"), "-C", str(self.configuration)])
+
+    def sent(self) -> int:
+        """Recipients its smtp client delivered, as its log counts them."""
+        return self.running.output.count("status=sent")
+
+
+class Exim(_Server):
+    """Takes mail from loopback at `port` and hands all of it to `relay_host` ("host:port").
+
+    Debian's Exim and Postfix cannot both be installed, so this one may be an unpacked package:
+    GWRELAY_TEST_EXIM names the directory it was unpacked in (see .ci/run).
+    """
+
+    #: Compiled into Debian's Exim, which will not start where there is no such user.
+    USER = "Debian-exim"
+    CONFIGURATION = """\
+primary_hostname = exim.example
+exim_user = {user}
+exim_group = {group}
+exim_path = {program}
+spool_directory = {directory}/spool
+log_file_path = {directory}/exim-%slog
+pid_file_path = {directory}/exim.pid
+keep_environment =
+deliver_drop_privilege = true
+message_logs = false
+daemon_smtp_ports = {port}
+local_interfaces = 127.0.0.1
+host_lookup =
+rfc1413_hosts =
+disable_ipv6 = true
+tls_advertise_hosts =
+accept_8bitmime = true
+acl_smtp_rcpt = accept
+acl_smtp_data = accept
+smtp_accept_max = 200
+smtp_accept_max_per_host = 0
+recipients_max = 0
+queue_run_max = 5
+never_users =
+
+begin routers
+onward:
+  driver = manualroute
+  route_list = * {relay_host} byname
+  host_find_failed = defer
+  transport = onward
+  self = send
+
+begin transports
+onward:
+  driver = smtp
+  port = {relay_port}
+  allow_localhost = true
+  hosts_try_fastopen =
+
+begin retry
+* * F,1h,2s
+"""
+
+    def __init__(self, directory: Path, relay_host: str) -> None:
+        self.program = self._find()
+        need_root("Exim gives its daemons its own user")
+        self.directory = directory
+        self.port = free_port()
+        self.relay_host, _, self.relay_port = relay_host.rpartition(":")
+
+    @staticmethod
+    def _find() -> str:
+        prefix = os.environ.get("GWRELAY_TEST_EXIM")
+        path = f"{prefix}/usr/sbin" if prefix else "/usr/sbin:/usr/local/sbin"
+        found = shutil.which("exim4", path=path)
+        if found is None:
+            pytest.skip(
+                "exim4 is not there: apt-get install --no-install-recommends exim4-daemon-light;"
+                " or beside Postfix: apt-get install --no-install-recommends libidn12"
+                " libgnutls-dane0 libnsl2 libpcre2-8-0 libdb5.3 && apt-get download"
+                " exim4-daemon-light && dpkg -x exim4-daemon-light_*.deb DIR, GWRELAY_TEST_EXIM=DIR"
+            )
+        return found
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        (self.directory / "spool").mkdir(parents=True, exist_ok=True)
+        prelude, user = self._with_user()
+        configuration = self.directory / "exim.conf"
+        configuration.write_text(
+            self.CONFIGURATION.format(
+                user=user.pw_uid,
+                group=user.pw_gid,
+                program=self.program,
+                directory=self.directory,
+                port=self.port,
+                relay_host=self.relay_host,
+                relay_port=self.relay_port,
+            )
+        )
+        for path in (self.directory, self.directory / "spool"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        command = [*prelude, self.program, "-C", str(configuration), "-bdf", "-q1s"]
+        self.running = Program(command, self.directory / "exim.out")
+        self.running.await_ready(lambda: accepts("127.0.0.1", self.port))
+
+    def _with_user(self) -> tuple[list[str], pwd.struct_passwd]:
+        """What to put before the command so that the user Exim was compiled for exists.
+
+        An unpacked package has made no user: this Exim then runs in a mount namespace whose
+        /etc/passwd calls the user mail by that name too; the machine's stays as it is.
+        """
+        try:
+            return [], pwd.getpwnam(self.USER)
+        except KeyError:
+            mail = pwd.getpwnam("mail")
+        entries = {
+            "passwd": f"{self.USER}:x:{mail.pw_uid}:{mail.pw_gid}::/:/usr/sbin/nologin\n",
+            "group": f"{self.USER}:x:{mail.pw_gid}:\n",
+        }
+        for name, entry in entries.items():
+            (self.directory / name).write_text(Path("/etc", name).read_text() + entry)
+            (self.directory / name).chmod(0o644)
+        script = (
+            'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group'
+            ' && exec "$@"'
+        )
+        return ["unshare", "--mount", "sh", "-c", script, str(self.directory)], mail
+
+
+class SmtpSink(_Server):
+    """Postfix's smtp-sink: takes everything, one file for each transaction."""
+
+    def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
+        self.program = program("smtp-sink")
+        self.directory = directory
+        self.options = list(options)
+        self.port = free_port()
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        messages = self.directory / "messages"
+        messages.mkdir(parents=True)
+        user = []
+        if os.geteuid() == 0:
+            messages.chmod(0o777)
+            user = ["-u", "nobody"]
+        dump = ["-d", f"{messages}/%s."]
+        self.running = Program(
+            [self.program, *user, *dump, *self.options, self.spec, "1024"],
+            self.directory / "smtp-sink.log",
+        )
+        self.running.await_ready(lambda: accepts("127.0.0.1", self.port))
+
+    def recipients(self) -> Counter[str]:
+        """How often each recipient arrived."""
+        arrived: Counter[str] = Counter()
+        for path in (self.directory / "messages").iterdir():
+            head = path.read_bytes().partition(b"\n\n")[0]
+            arrived.update(m.decode() for m in re.findall(rb"X-Rcpt-Args: <([^>]*)>", head))
+        return arrived
+
+
+class Unbound(_Server):
+    """Answers from `zone` (lines of a zone file, owner names whole), NXDOMAIN for the rest."""
+
+    CONFIGURATION = """server:
+  directory: "{directory}"
+  chroot: ""
+  username: ""
+  pidfile: ""
+  use-syslog: no
+  do-daemonize: no
+  interface: 127.0.0.1@{port}
+  do-ip6: no
+  access-control: 127.0.0.0/8 allow
+  module-config: "iterator"
+  num-threads: 1
+  local-zone: "." static
+"""
+
+    def __init__(self, directory: Path, zone: Sequence[str]) -> None:
+        self.program = program("unbound")
+        self.directory, self.zone = directory, zone
+        self.port = free_port(udp=True)
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        text = self.CONFIGURATION.format(directory=self.directory, port=self.port)
+        text += "".join(f"  local-data: '{line}'\n" for line in self.zone)
+        text += "remote-control:\n  control-enable: no\n"
+        (self.directory / "unbound.conf").write_text(text)
+        command = [self.program, "-d", "-c", str(self.directory / "unbound.conf")]
+        self.running = Program(command, self.directory / "unbound.log")
+        self.running.await_ready(lambda: answers(self.port))
+
+
+class Dnsmasq(_Server):
+    """Answers for `exchanges` (domain, preference, host) and `hosts` (name, address).
+
+    NXDOMAIN for the rest of .example, REFUSED for everything else.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        exchanges: Sequence[tuple[str, int, str]],
+        hosts: Sequence[tuple[str, str]],
+    ) -> None:
+        self.program = program("dnsmasq")
+        self.directory = directory
+        self.records = [f"--mx-host={domain},{host},{n}" for domain, n, host in exchanges]
+        self.records += [f"--host-record={name},{address}" for name, address in hosts]
+        self.port = free_port(udp=True)
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ["--keep-in-foreground", "--conf-file=/dev/null", "--pid-file=", "--no-resolv"]
+        options += ["--no-hosts", "--local=/example/", "--bind-interfaces", f"--port={self.port}"]
+        options += ["--listen-address=127.0.0.1", "--log-facility=-", "--user="]
+        self.running = Program(
+            [self.program, *options, *self.records], self.directory / "dnsmasq.log"
+        )
+        self.running.await_ready(lambda: answers(self.port))
+
+
+def answers(port: int) -> bool:
+    """Whether a name server on loopback answers, whatever it says."""
+    question = dns.message.make_query("ready.example", "A")
+    try:
+        dns.query.udp(question, "127.0.0.1", port=port, timeout=0.2)
+    except (dns.exception.DNSException, OSError):
+        return False
+    return True
