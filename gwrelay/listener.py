@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from gevent.server import StreamServer
 
-from gwrelay.config import Endpoint, FreeSpace
 from gwrelay.errors import ConfigError, StoreFailed, StoreFull
 from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.message.reply import Reply
 from gwrelay.message.trace import received
+from gwrelay.notation import Endpoint, FreeSpace
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.smtp.session import Discard, Event, Piece, Policy, Session, Submission

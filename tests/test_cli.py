@@ -51,6 +51,7 @@ def test_help_lists_every_flag_in_its_section_with_its_default(command, capsys):
     for setting in TABLE.values():
         section = out.split(f"\n{setting.section}:\n")[1].split("\n\n")[0]
         assert f"  --{setting.flag} {setting.kind.metavar}" in section
+        assert out.count(f"\n  --{setting.flag} ") == 1
         if setting.default:
             assert f"[{setting.default}]" in words
 

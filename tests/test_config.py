@@ -6,9 +6,9 @@ import typing
 
 import pytest
 
-from gwrelay import config
-from gwrelay.config import SECTIONS, TABLE, Endpoint, FreeSpace, Settings, load
+from gwrelay.config import SECTIONS, TABLE, Settings, load
 from gwrelay.errors import ConfigError
+from gwrelay.notation import DENIED_NETWORKS, Endpoint, FreeSpace
 
 NEEDED = {"spool": ["/var/spool/gwrelay"]}
 FIELDS = {setting.flag: field for field, setting in TABLE.items()}
@@ -219,7 +219,7 @@ def test_deny_host_is_replaced_by_what_is_given():
 
 def test_deny_host_keeps_the_default_networks_when_told_to():
     ten = ipaddress.ip_network("10.0.0.0/8")
-    assert value_of("deny-host", "default,10.0.0.0/8") == (*config.DENIED_NETWORKS, ten)
+    assert value_of("deny-host", "default,10.0.0.0/8") == (*DENIED_NETWORKS, ten)
 
 
 def test_deny_host_none_denies_nothing():
@@ -275,6 +275,11 @@ def test_a_bad_share_is_refused_with_an_example(text):
     (problem,) = problems_of({"jitter": [text]})
     assert problem.startswith(f"--jitter: {text!r} ")
     assert problem.endswith("; write a percentage, like 15%, or its fraction, 0.15")
+
+
+def test_a_range_without_a_beginning_is_not_taken_to_begin_at_nothing():
+    (problem,) = problems_of({"mx-bad-time": ["..1h"]})
+    assert problem.startswith("--mx-bad-time: '..1h' is not a duration;")
 
 
 def test_free_space_is_a_share_of_the_disk_or_a_size():
