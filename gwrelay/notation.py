@@ -8,6 +8,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+from gwrelay.mx.denied import DEFAULT_NETWORKS
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: One entry of --deny-host: a network, or a name pattern in lower case ("*.corp.example").
 HostRule = Network | str
@@ -174,21 +176,10 @@ def read_network(text: str) -> tuple[Network]:
     raise ValueError(f"has bits set past its prefix (the network is {wider})")
 
 
-#: This host, this link, everybody at once.  ::ffff:0:0/96 holds all of them again, as IPv4
-#: in an AAAA record, where no honest exchange has it.
-DENIED_NETWORKS = tuple(
-    ipaddress.ip_network(text)
-    for text in (
-        *("127.0.0.0/8", "::1/128", "0.0.0.0/8", "::/128", "169.254.0.0/16", "fe80::/10"),
-        *("224.0.0.0/4", "ff00::/8", "::ffff:0:0/96"),
-    )
-)
-
-
 def read_host_rules(text: str) -> tuple[HostRule, ...]:
-    """A network, a name pattern, `none`, or `default` for DENIED_NETWORKS."""
+    """A network, a name pattern, `none`, or `default` for DEFAULT_NETWORKS."""
     if text in ("none", "default"):
-        return DENIED_NETWORKS if text == "default" else ()
+        return DEFAULT_NETWORKS if text == "default" else ()
     if "/" in text or ":" in text or _is_address(text):
         return read_network(text)
     if not _PATTERN.fullmatch(text):

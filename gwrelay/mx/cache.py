@@ -8,7 +8,6 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
-from itertools import count
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -41,15 +40,19 @@ class Entry(Generic[V]):
 
 
 class Cache(Generic[K, V]):
-    """At most `size` entries (at least 1); the one unused for longest leaves first."""
+    """At most `size` entries (at least 1); the one unused for longest leaves first.
+
+    Visits are kept in buckets of one second and not in a heap: entries that leave by age take
+    theirs along, and no step takes longer than another, however many entries there are.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._entries: OrderedDict[K, Entry[V]] = OrderedDict()
-        #: (visit_at, number, key), possibly out of date: entries do not know their place in it.
-        #: Numbers differ, so that keys, which may be of several types, are never compared.
-        self._visits: list[tuple[float, int, K]] = []
-        self._numbers = count()
+        #: Second -> keys to be visited then, used as an ordered set.
+        self._visits: dict[int, dict[K, None]] = {}
+        #: The seconds that have a bucket, as a heap; the bucket may have become empty.
+        self._seconds: list[int] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -69,36 +72,48 @@ class Cache(Generic[K, V]):
         return self._entries.get(key)
 
     def put(self, key: K, entry: Entry[V]) -> None:
+        old = self._entries.get(key)
+        if old is not None:
+            self._call_off(key, old)
+        elif len(self._entries) >= self._size:
+            self.drop(next(iter(self._entries)))
         self._entries[key] = entry
         self._entries.move_to_end(key)
-        while len(self._entries) > self._size:
-            self._entries.popitem(last=False)
         self.visit(key, entry.visit_at)
 
     def drop(self, key: K) -> None:
-        self._entries.pop(key, None)
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._call_off(key, entry)
 
     def visit(self, key: K, at: float) -> None:
         """Have `key` visited at `at` instead of when it was going to be."""
-        self._entries[key].visit_at = at
-        heapq.heappush(self._visits, (at, next(self._numbers), key))
-        # Entries that left by age stay behind in the heap until their time comes, which may
-        # be a day; without this a stream of ever new names would grow it without bound.
-        if len(self._visits) > 2 * self._size + 64:
-            self._visits = [
-                (entry.visit_at, next(self._numbers), name) for name, entry in self._entries.items()
-            ]
-            heapq.heapify(self._visits)
+        entry = self._entries[key]
+        self._call_off(key, entry)
+        entry.visit_at = at
+        second = math.ceil(at)
+        bucket = self._visits.get(second)
+        if bucket is None:
+            bucket = self._visits[second] = {}
+            heapq.heappush(self._seconds, second)
+        bucket[key] = None
 
     def next_at(self) -> float:
-        """When the next visit comes, which may turn out to be out of date; infinity if none."""
-        return self._visits[0][0] if self._visits else math.inf
+        """When next_visit() is worth a call; infinity if there is nothing to visit."""
+        return self._seconds[0] if self._seconds else math.inf
 
     def next_visit(self) -> K | None:
-        """Take the visit of next_at(): the key to look at, or None if it was out of date.
+        """Take the key to visit first; None if those of its second have all been called off.
 
         One at a time, so that the caller decides how many he has time for.
         """
-        at, _, key = heapq.heappop(self._visits)
-        entry = self._entries.get(key)
-        return key if entry is not None and entry.visit_at == at else None
+        bucket = self._visits[self._seconds[0]]
+        key = bucket.popitem()[0] if bucket else None
+        if not bucket:
+            del self._visits[heapq.heappop(self._seconds)]
+        return key
+
+    def _call_off(self, key: K, entry: Entry[V]) -> None:
+        bucket = self._visits.get(math.ceil(entry.visit_at))
+        if bucket is not None:
+            bucket.pop(key, None)

@@ -191,7 +191,7 @@ class Lookups:
                 continue
             if now >= entry.stale_until:
                 self._outcomes.drop(key)
-            elif entry.is_in_use() and not isinstance(entry.value, ResolutionError):
+            elif entry.is_in_use():
                 return key
             else:
                 self._outcomes.visit(key, entry.stale_until)
@@ -311,20 +311,19 @@ class Lookups:
             else:
                 ttl_s = max(result.ttl_s, policy.ttl_min_s)
                 entry = _negative(result, now, min(ttl_s, policy.negative_ttl_max_s))
-            if old is not None:
-                entry.used_at = old.used_at
             self._outcomes.put(key, entry)
         return entry.value
 
     def _stands_in(self, key: Key, old: Entry[Outcome], now: float) -> bool:
         """Let `old` serve on while lookups fail, to be tried again soon.  Under the lock."""
-        if isinstance(old.value, ResolutionError) or now >= old.stale_until:
+        if now >= old.stale_until:  # a "no" is never good for longer than it lives
             return False
         self.stale += 1
         old.failing = True
         good_until = min(now + self._policy.failure_ttl_s, old.stale_until)
         old.expires_at = max(old.expires_at, good_until)
-        self._outcomes.visit(key, now + 0.8 * self._policy.failure_ttl_s)
+        # Half way, since the loop may be two seconds late: who asks is not to find it expired.
+        self._outcomes.visit(key, now + 0.5 * self._policy.failure_ttl_s)
         return True
 
 

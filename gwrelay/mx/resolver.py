@@ -45,10 +45,14 @@ class _Server:
 
 
 class _Useless(Exception):
-    """This server has no usable answer.  `silent`: nor for another question, it seems."""
+    """This server has no usable answer to this question.  Never leaves this file.
 
-    def __init__(self, reason: str, *, silent: bool) -> None:
+    `lame`: nor to others, it seems.  `silent`: there was none at all; a packet may be lost.
+    """
+
+    def __init__(self, reason: str, *, lame: bool = False, silent: bool = False) -> None:
         super().__init__(reason)
+        self.lame = lame
         self.silent = silent
 
 
@@ -84,26 +88,21 @@ class DNSResolver:
         return self._ask(question, query)
 
     def _ask(self, question: Question, query: dns.message.QueryMessage) -> Answer:
-        """Each server once, then the silent ones again: a lost packet is not a lost answer."""
+        """Each server, then the silent ones again while there is time: packets get lost."""
         deadline = self._clock() + self._timeout_s
-        try_s = self._timeout_s / (len(self._servers) + 1)
         missing: Answer | None = None
         reason = "no answer in time"
         waiting = self._in_order()
-        while waiting:
+        while waiting and self._clock() < deadline:
             server = waiting.pop(0)
-            left_s = deadline - self._clock()
-            if left_s <= 0:
-                break
-            again = server not in waiting and server.lame_until == 0.0
             try:
-                answer = self._ask_one(server, query, question, min(try_s, left_s))
+                answer = self._ask_one(server, query, question, deadline)
             except _Useless as useless:
                 reason = f"{useless} ({server.host})"
-                if useless.silent:
+                if useless.lame or useless.silent:
                     server.lame_until = self._clock() + LAME_S
-                    if again:
-                        waiting.append(server)
+                if useless.silent:
+                    waiting.append(server)
                 continue
             server.lame_until = 0.0
             if answer.found != "nxdomain" or not self._confirm_nxdomain or missing:
@@ -118,43 +117,52 @@ class DNSResolver:
         return sorted(self._servers, key=lambda server: server.lame_until > now)
 
     def _ask_one(
-        self, server: _Server, query: dns.message.QueryMessage, question: Question, try_s: float
+        self,
+        server: _Server,
+        query: dns.message.QueryMessage,
+        question: Question,
+        deadline: float,
     ) -> Answer:
         """Raises _Useless."""
-        response = self._send(server, query, try_s)
+        response = self._send(server, query, deadline)
         if response.rcode() in _NO_EDNS and query.edns >= 0:
             plain = dns.message.make_query(question.name, question.kind)
-            response = self._send(server, plain, try_s)
+            response = self._send(server, plain, deadline)
         rcode = response.rcode()
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise _Useless(dns.rcode.to_text(rcode), silent=rcode == dns.rcode.REFUSED)
+            raise _Useless(dns.rcode.to_text(rcode), lame=rcode == dns.rcode.REFUSED)
         answer = read(response)
         if answer is None:
-            raise _Useless("lame name server", silent=True)
+            raise _Useless("lame name server", lame=True)
         return answer
 
     def _send(
-        self, server: _Server, query: dns.message.QueryMessage, try_s: float
+        self, server: _Server, query: dns.message.QueryMessage, deadline: float
     ) -> dns.message.Message:
+        """One server's response, whatever it is.  Raises _Useless."""
         try:
-            self.queries += 1
             try:
                 return dns.query.udp(
                     query,
                     server.host,
-                    try_s,
+                    self._try_s(deadline),
                     server.port,
                     ignore_unexpected=True,
                     ignore_errors=True,
                     raise_on_truncation=True,
                 )
             except dns.message.Truncated:
-                self.queries += 1
-                return dns.query.tcp(query, server.host, try_s, server.port)
+                return dns.query.tcp(query, server.host, self._try_s(deadline), server.port)
         except dns.exception.Timeout:
             raise _Useless("no answer in time", silent=True) from None
         except (dns.exception.DNSException, OSError, EOFError) as error:
-            raise _Useless(str(error) or type(error).__name__, silent=True) from error
+            raise _Useless(str(error) or type(error).__name__, lame=True) from error
+
+    def _try_s(self, deadline: float) -> float:
+        """Seconds for one try, so that each server gets one and a lost packet another."""
+        self.queries += 1
+        left_s = max(deadline - self._clock(), 0.0)
+        return min(left_s, self._timeout_s / (len(self._servers) + 1))
 
 
 def read(response: dns.message.Message) -> Answer | None:

@@ -76,24 +76,27 @@ class ContentReader:
     def feed(self, chunk: bytes) -> bytes | None:
         """Read on.  What follows the end of the content; None while it has not come."""
         raw = self._carry + chunk
-        end = raw.find(END_OF_CONTENT)
+        # In most mail the first dot that begins a line is the final one, so this one search
+        # tells both that there is an end and that there is nothing to unstuff.
+        dot = raw.find(END_OF_CONTENT[:3])
+        end = raw.find(END_OF_CONTENT, dot) if dot >= 0 else -1
         if end >= 0:
-            self._accept(raw[: end + 2])
+            self._accept(raw[: end + 2], is_stuffed=dot < end)
             return raw[end + len(END_OF_CONTENT) :]
         # What may become the end, or hides a stuffed dot, waits for its other half.
         whole = len(raw) - _possible_end_bytes(raw)
         self._carry = raw[whole:]
-        self._accept(raw[:whole])
+        self._accept(raw[:whole], is_stuffed=dot >= 0)
         return None
 
-    def _accept(self, block: bytes) -> None:
+    def _accept(self, block: bytes, *, is_stuffed: bool) -> None:
         """`block` is cut so that no CRLF and no stuffed dot spans its borders."""
         if not block:
             return
         line_ends = block.count(b"\r\n")
         if line_ends != block.count(b"\r") or line_ends != block.count(b"\n"):
             self._bare_newline = True
-        if b"\r\n." in block:
+        if is_stuffed:
             block = block.replace(b"\r\n.", b"\r\n")
         if self._in_header:
             self._count_hops(block)

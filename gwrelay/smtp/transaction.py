@@ -5,7 +5,7 @@ hosts or bounces.  Losing the connection is in the outcomes too: what was refuse
 stays refused, the rest is deferred, and in doubt once the final dot was sent.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gwrelay.errors import AccountingError, ConnectionLost
@@ -184,20 +184,28 @@ def _data(
 
 def _send_content(connection: Connection, pieces: Iterable[bytes]) -> None:
     """Content and final dot.  A send that fails did not send the dot: nothing is in doubt."""
-    begun = False
-    for block in on_the_wire(pieces):
-        for start in range(0, len(block), BLOCK_BYTES):
+    try:
+        for n, block in enumerate(_blocks(pieces)):
             # What is said meanwhile must not count as the answer to the dot.
-            if begun and not connection.is_quiet():
+            if n and not connection.is_quiet():
                 raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
+            connection.send(outcome.CONTENT, block)
+    except BaseException:
+        # Half a content is out: any command would be read as more of it.
+        connection.close()
+        raise
+
+
+def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for octets in on_the_wire(pieces):
+        for start in range(0, len(octets), BLOCK_BYTES):
             # Slicing the whole of a bytes object does not copy it.
-            connection.send(outcome.CONTENT, block[start : start + BLOCK_BYTES])
-            begun = True
+            yield octets[start : start + BLOCK_BYTES]
 
 
 def _lose(connection: Connection, outcomes: list[Outcome | None], lost: ConnectionLost) -> None:
     connection.spoiled = True
-    # Not even QUIT: pipelined behind what broke, DATA may have been taken.
+    # Not even QUIT: the DATA that was pipelined behind what broke may have been taken.
     connection.close()
     _fill(outcomes, outcome.of_loss(lost, connection.exchange, connection.address))
 

@@ -103,6 +103,10 @@ def test_the_date_is_the_second_in_utc(arrived_at: float) -> None:
     assert parsedate_to_datetime(date).timestamp() == int(arrived_at)
 
 
+def test_a_day_of_one_digit_is_written_with_two() -> None:
+    assert field(arrived_at=0).endswith(b"\r\n\tThu, 01 Jan 1970 00:00:00 +0000\r\n")
+
+
 def test_messages_of_the_same_second_and_session_still_have_their_own_fields() -> None:
     first = received("c", "::1", "gw", "ESMTP", "one", ARRIVED_AT, "a@b.c")
     second = received("c", "::1", "gw", "ESMTP", "two", ARRIVED_AT + 1, "x@y.z")

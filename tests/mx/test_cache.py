@@ -24,6 +24,7 @@ def test_visits_come_in_the_order_of_their_times() -> None:
         cache.put(key, entry(at))
     assert visits(cache, 9.0) == []
     assert visits(cache, 20.0) == ["a", "b"]
+    assert visits(cache, 29.9) == []
     assert visits(cache, 99.0) == ["c"]
     assert cache.next_at() == math.inf
 
@@ -61,3 +62,17 @@ def test_the_entry_unused_for_longest_leaves_first() -> None:
     cache.peek("b")
     cache.put("c", entry(10.0))
     assert [key for key in "abc" if cache.peek(key)] == ["a", "c"]
+
+
+def test_a_visit_is_never_early_and_less_than_a_second_late() -> None:
+    cache: Cache[str, str] = Cache(10)
+    cache.put("a", entry(10.4))
+    assert visits(cache, 10.3) == []
+    assert visits(cache, 11.3) == ["a"]
+
+
+def test_entries_that_leave_by_age_take_their_visits_along() -> None:
+    cache: Cache[str, str] = Cache(2)
+    for n in range(1000):
+        cache.put(f"k{n}", entry(10.0))
+    assert sorted(visits(cache, 10.0)) == ["k998", "k999"]

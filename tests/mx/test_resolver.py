@@ -11,7 +11,7 @@ import pytest
 
 from gwrelay.errors import ConfigError
 from gwrelay.mx.calculator import MXCalculator
-from gwrelay.mx.denied import parse_denied
+from gwrelay.mx.denied import Denied
 from gwrelay.mx.exchanges import (
     Answer,
     CanonicalNameChainTooLong,
@@ -139,6 +139,15 @@ def test_a_lost_packet_is_asked_for_again(server) -> None:
     assert server.asked("d.test", "MX") == 2
 
 
+def test_a_server_once_silent_still_gets_its_second_try(server) -> None:
+    resolver = DNSResolver([server.address], timeout_s=0.4)
+    server.fault("a.d.test", "timeout")
+    with pytest.raises(LookupFailed):
+        resolver.ask(Question("a.d.test", "A"))
+    server.fault("d.test", "drop_first")
+    assert resolver.ask(Question("d.test", "MX")).found == "records"
+
+
 def test_a_truncated_answer_is_asked_for_by_tcp(server) -> None:
     server.fault("d.test", "truncated")
     assert ask(server, "d.test", "MX").found == "records"
@@ -197,6 +206,35 @@ def test_a_silent_server_is_asked_last_for_a_while_and_then_first_again(server, 
     before = resolver.queries
     resolver.ask(Question("d.test", "MX"))
     assert resolver.queries - before == 2
+
+
+@pytest.mark.parametrize("fault", ["refused", "lame"])
+def test_a_server_that_serves_others_is_asked_last_for_a_while(server, fault) -> None:
+    with DNSServer(ZONE) as lame:
+        lame.fault("*", fault)
+        resolver = DNSResolver([lame.address, server.address], clock=SetClock())
+        for _ in range(3):
+            resolver.ask(Question("d.test", "MX"))
+        assert len(lame.questions) == 1
+
+
+def test_a_server_that_fails_for_one_name_is_asked_first_for_the_next(server) -> None:
+    with DNSServer(ZONE) as first:
+        first.fault("d.test", "servfail")
+        resolver = DNSResolver([first.address, server.address])
+        resolver.ask(Question("d.test", "MX"))
+        resolver.ask(Question("a.d.test", "A"))
+        assert server.asked("a.d.test", "A") == 0
+
+
+def test_a_server_that_answers_after_all_is_asked_first_again(server) -> None:
+    with DNSServer(ZONE) as first:
+        first.fault("d.test", "drop_first")
+        server.fault("d.test", "servfail")
+        resolver = DNSResolver([first.address, server.address], timeout_s=0.6)
+        resolver.ask(Question("d.test", "MX"))
+        resolver.ask(Question("a.d.test", "A"))
+        assert server.asked("a.d.test", "A") == 0
 
 
 def test_two_of_several_servers_must_agree_that_a_domain_does_not_exist(server) -> None:
@@ -318,7 +356,7 @@ def test_three_hundred_mx_cost_a_bounded_number_of_questions(server) -> None:
 
 
 def test_a_loopback_exchange_is_reached_when_nothing_is_denied(server) -> None:
-    assert outcome(server, "trap.test", denied=parse_denied(["none"])) == "inner.test"
+    assert outcome(server, "trap.test", denied=Denied(())) == "inner.test"
 
 
 @pytest.mark.parametrize(("ttl_s", "lives_s"), [(0, 60), (31_536_000, 86_400)])

@@ -354,5 +354,17 @@ def test_memory_stays_flat_however_much_content_comes(  # faults 13, 30, 68
     assert peak_bytes(session_in_content(10**12), chunks, times) < 4 * PIECE_BYTES
 
 
+def test_content_that_is_spoilt_is_let_go_at_once() -> None:
+    session = session_in_content()
+    tracemalloc.start()
+    session.receive(b"x" * (PIECE_BYTES - 1))
+    held = tracemalloc.get_traced_memory()[0]
+    session.receive(b"\nx")
+    left = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held > PIECE_BYTES - 1000
+    assert left < 1000
+
+
 def test_memory_stays_flat_between_the_limit_and_the_closing() -> None:
     assert peak_bytes(session_in_content(20_000_000), [b"x" * 65_536], 550) < 4 * PIECE_BYTES
