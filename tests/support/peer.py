@@ -25,6 +25,7 @@ Replies to pipelined commands leave together.  A message counts as accepted when
 its final dot was positive, whether or not the client stays to hear it.
 """
 
+import contextlib
 import re
 import socket
 import ssl
@@ -229,7 +230,9 @@ class Peer:
         self._stopping.set()
         if self._listener is not None:
             # Wakes the accepting thread; a plain close would leave it, and the port, waiting.
-            self._listener.shutdown(socket.SHUT_RDWR)
+            # One that is just back with a connection has seen the end, and closed it already.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
             self._listener = None
         self.drop_sessions()
         for thread in self._threads:
