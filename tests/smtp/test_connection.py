@@ -4,14 +4,10 @@ import base64
 import gc
 import hmac
 import resource
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -20,6 +16,7 @@ from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.message.outcome import Kind
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from gwrelay.smtp.transaction import Transaction, send
+from support.authority import Authority, make_authority
 from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer
 
 MX = "mx.peer.example"
@@ -381,44 +378,9 @@ def test_a_session_is_spoiled_by_what_says_so(
 # -- STARTTLS -----------------------------------------------------------------------------
 
 
-class Authority(NamedTuple):
-    """A CA of the test's own, and a server's certificate for MX."""
-
-    ca: Path
-    certificate: Path
-    key: Path
-
-    def server(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, self.key)
-        return context
-
-    def client(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.ca))
-
-
-def openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
-
-
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command: apt-get install openssl")
-    place = tmp_path_factory.mktemp("authority")
-    ca, ca_key = place / "ca.pem", place / "ca.key"
-    made = Authority(ca, place / "mx.pem", place / "mx.key")
-    elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *elliptic, "-keyout", ca_key, "-out", ca, "-subj", "/CN=Test CA")
-    request = place / "mx.csr"
-    openssl("req", *elliptic, "-keyout", made.key, "-out", request, "-subj", f"/CN={MX}")
-    extensions = place / "extensions"
-    extensions.write_text(f"subjectAltName=DNS:{MX}\n")
-    openssl(
-        "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
-        "-out", made.certificate, "-extfile", extensions,
-    )  # fmt: skip
-    return made
+    return make_authority(tmp_path_factory.mktemp("authority"), MX)
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""When a deferred delivery is tried again: tables (RFC 5321 4.5.4.1)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gwrelay.queue.retry import RetryPolicy
+
+STEADY = RetryPolicy((60, 300, 3600), lifetime_s=10_000, bounce_lifetime_s=1_000, jitter=0.0)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "delay_s"), [(1, 60), (2, 300), (3, 3600), (4, 3600), (5, 3600), (1000, 3600)]
+)
+def test_the_delays_are_used_in_order_and_the_last_repeats(attempts: int, delay_s: float) -> None:
+    assert STEADY.delay_s(attempts, 0.5) == delay_s
+
+
+@pytest.mark.parametrize(
+    ("chance", "factor"), [(0.0, 0.85), (0.25, 0.925), (0.5, 1.0), (0.75, 1.075), (1.0, 1.15)]
+)
+def test_jitter_spreads_a_delay_evenly_to_both_sides(chance: float, factor: float) -> None:
+    policy = STEADY._replace(jitter=0.15)
+    assert policy.delay_s(2, chance) == pytest.approx(300 * factor)
+
+
+@pytest.mark.parametrize(
+    ("is_bounce", "expires_at"), [(False, 10_500), (True, 1_500)], ids=["mail", "bounce"]
+)
+def test_bounces_live_shorter_than_mail(is_bounce: bool, expires_at: float) -> None:
+    assert STEADY.expires_at(500, is_bounce) == expires_at
+
+
+@pytest.mark.parametrize(
+    ("now", "expires_at", "due"),
+    [
+        (0, 10_000, 3600),
+        (6_400, 10_000, 10_000),
+        (6_401, 10_000, 10_000),
+        (9_999, 10_000, 10_000),
+        # Settlement fails what is past its lifetime; nothing ever becomes due in the past.
+        (10_000, 10_000, 10_000),
+        (10_001, 10_000, 10_001),
+    ],
+)
+def test_the_last_attempt_comes_at_the_end_of_the_lifetime(
+    now: float, expires_at: float, due: float
+) -> None:
+    assert STEADY.next_due(3, now, expires_at, 0.5) == due
+
+
+@given(
+    attempts=st.integers(1, 200),
+    chance=st.floats(0, 1),
+    now=st.floats(0, 2e9),
+    left=st.floats(-1e6, 1e6),
+)
+def test_a_delivery_is_never_due_before_now_nor_after_its_lifetime(
+    attempts: int, chance: float, now: float, left: float
+) -> None:
+    policy = RetryPolicy()
+    due = policy.next_due(attempts, now, now + left, chance)
+    assert now <= due <= max(now + left, now)
+    assert policy.delay_s(attempts, chance) <= policy.longest_delay_s
+
+
+def test_the_defaults_give_a_message_five_days_and_a_bounce_one() -> None:
+    policy = RetryPolicy()
+    assert policy.delays_s[:3] == (60, 300, 600)
+    assert policy.delays_s[-1] == 4 * 3600
+    assert policy.lifetime_s == 5 * 86400
+    assert policy.bounce_lifetime_s == 86400

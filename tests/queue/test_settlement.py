@@ -1,0 +1,124 @@
+"""What becomes of a delivery after an attempt: outcomes × lifetime × bounce, as a table."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gwrelay.errors import AccountingError
+from gwrelay.message.outcome import Kind, Outcome
+from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.retry import RetryPolicy
+from gwrelay.queue.settlement import settle
+from gwrelay.queue.store import Open
+from support.mail import DEFERRED, DELIVERED, FAILED, IN_DOUBT, UNREACHED
+
+POLICY = RetryPolicy((60, 300), lifetime_s=1000, bounce_lifetime_s=100, jitter=0.0)
+EARLY, LATE = 50.0, 1000.0
+LETTERS = {"d": DELIVERED, "t": DEFERRED, "f": FAILED, "?": IN_DOUBT, "u": UNREACHED}
+
+
+def delivery(recipients: tuple[int, ...], is_bounce: bool = False, attempts: int = 0) -> Delivery:
+    return Delivery(7, "b.test", recipients, 0.0, is_bounce, attempts)
+
+
+def outcomes(letters: str) -> dict[int, Outcome]:
+    """One for each recipient from 0: delivered, temporary, failed, in doubt (?), unreached."""
+    return {n: LETTERS[letter] for n, letter in enumerate(letters)}
+
+
+@pytest.mark.parametrize(
+    ("letters", "now", "is_bounce", "remaining", "failed", "expired", "owes_dsn"),
+    [
+        # One recipient.
+        ("d", EARLY, False, (), [], [], False),
+        ("d", LATE, False, (), [], [], False),
+        ("t", EARLY, False, (0,), [], [], False),
+        ("t", LATE, False, (), [0], [0], True),
+        ("f", EARLY, False, (), [0], [], True),
+        ("f", LATE, False, (), [0], [], True),
+        ("?", EARLY, False, (0,), [], [], False),
+        ("?", LATE, False, (), [0], [0], True),
+        ("u", EARLY, False, (0,), [], [], False),
+        ("u", LATE, False, (), [0], [0], True),
+        # A bounce: the same, in its own lifetime, and nobody is told.
+        ("d", EARLY, True, (), [], [], False),
+        ("t", EARLY, True, (0,), [], [], False),
+        ("t", 99.9, True, (0,), [], [], False),
+        ("t", 100.0, True, (), [0], [0], False),
+        ("f", EARLY, True, (), [0], [], False),
+        # The very end of the lifetime.
+        ("t", 999.9, False, (0,), [], [], False),
+        # Several: each for itself, one report for all that failed.
+        ("dtf", EARLY, False, (1,), [2], [], True),
+        ("dtf", LATE, False, (), [1, 2], [1], True),
+        ("dtf", EARLY, True, (1,), [2], [], False),
+        ("tdt", EARLY, False, (0, 2), [], [], False),
+        ("ftd?u", EARLY, False, (1, 3, 4), [0], [], True),
+        ("ftd?u", LATE, False, (), [0, 1, 3, 4], [1, 3, 4], True),
+        ("dd", LATE, False, (), [], [], False),
+        ("ff", EARLY, False, (), [0, 1], [], True),
+    ],
+)
+def test_each_recipient_stays_fails_or_is_done(
+    letters: str,
+    now: float,
+    is_bounce: bool,
+    remaining: tuple[int, ...],
+    failed: list[int],
+    expired: list[int],
+    owes_dsn: bool,
+) -> None:
+    told = outcomes(letters)
+    settlement = settle(delivery(tuple(told), is_bounce), told, POLICY, now, 0.5)
+    assert (settlement.remaining.recipients if settlement.remaining else ()) == remaining
+    assert sorted(settlement.failed) == failed
+    assert sorted(settlement.expired) == expired
+    assert settlement.owes_dsn is owes_dsn
+
+
+def test_what_remains_is_due_after_the_delay_of_its_attempt() -> None:
+    settlement = settle(delivery((0, 3), attempts=1), {0: DEFERRED, 3: DELIVERED}, POLICY, 50, 0.5)
+    assert settlement.remaining == Open("b.test", (0,), 2, 350.0)
+
+
+def test_what_remains_is_due_at_the_end_of_its_lifetime_at_the_latest() -> None:
+    settlement = settle(delivery((0,), attempts=5), {0: DEFERRED}, POLICY, 900, 0.5)
+    assert settlement.remaining == Open("b.test", (0,), 6, 1000.0)
+
+
+def test_an_expired_recipient_fails_with_the_last_words_it_got() -> None:
+    settlement = settle(delivery((0,)), {0: DEFERRED}, POLICY, LATE, 0.5)
+    assert settlement.failed[0] == DEFERRED._replace(kind=Kind.FAILED)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {0: DELIVERED},
+        {0: DELIVERED, 1: DELIVERED},
+        {0: DELIVERED, 1: DELIVERED, 2: DELIVERED, 3: DELIVERED},
+    ],
+    ids=["none", "one of two", "another", "too many"],
+)
+def test_outcomes_that_are_not_the_deliverys_are_refused(told: dict[int, Outcome]) -> None:
+    with pytest.raises(AccountingError):
+        settle(delivery((0, 2)), told, POLICY, EARLY, 0.5)
+
+
+@given(
+    st.lists(st.sampled_from(sorted(LETTERS)), min_size=1, max_size=8).map("".join),
+    st.floats(0, 2000),
+    st.booleans(),
+    st.integers(0, 50),
+    st.floats(0, 1),
+)
+def test_every_recipient_is_in_exactly_one_place_afterwards(
+    letters: str, now: float, is_bounce: bool, attempts: int, chance: float
+) -> None:
+    told = outcomes(letters)
+    settlement = settle(delivery(tuple(told), is_bounce, attempts), told, POLICY, now, chance)
+    stays = settlement.remaining.recipients if settlement.remaining else ()
+    done = [n for n, verdict in told.items() if verdict.kind is Kind.DELIVERED]
+    assert sorted([*stays, *settlement.failed, *done]) == list(told)
+    assert set(settlement.expired) <= set(settlement.failed)

@@ -1,0 +1,378 @@
+"""What every Store must do: one suite over all of them.
+
+`again` gives the store after a restart, as far as it survives one: a MemoryStore is the same
+one, a SpoolStore is opened anew on what the old one left on disk.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import spool
+from gwrelay.errors import StoreFailed, StoreFull
+from gwrelay.message.envelope import Envelope, Message, Recipient
+from gwrelay.queue.memorystore import MemoryStore
+from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.queue.store import (
+    NewMessage,
+    Open,
+    State,
+    Store,
+    decode_message,
+    decode_state,
+    encode_message,
+    encode_state,
+    first_state,
+)
+from support.faulty_files import Crash, FaultyDisk
+from support.mail import CONTENT, envelope
+
+ENVELOPE = Envelope(
+    "späher@a.test",
+    (
+        Recipient("b@b.test", "SUCCESS,FAILURE", "rfc822;b+2Bx@b.test"),
+        Recipient('"a b"@c.test', "NEVER"),
+        Recipient("d@B.test."),
+    ),
+    "8BITMIME",
+    True,
+    "HDRS",
+    "env+2Bid",
+)
+
+
+class Stand(NamedTuple):
+    store: Store
+    again: Callable[[], Store]
+
+
+@pytest.fixture(params=["memory", "spool", "reopened spool"])
+def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stand]:
+    if request.param == "memory":
+        memory = MemoryStore()
+        yield Stand(memory, lambda: memory)
+        return
+    opened = [SpoolStore(open_spool(tmp_path / "spool"))]
+
+    def again() -> Store:
+        if request.param == "reopened spool":
+            opened[-1].close()
+            opened.append(SpoolStore(open_spool(tmp_path / "spool")))
+        return opened[-1]
+
+    yield Stand(opened[0], again)
+    opened[-1].close()
+
+
+def new_message(
+    store: Store,
+    content: bytes = CONTENT,
+    about: Envelope = ENVELOPE,
+    pieces: int = 0,
+    now: float = 1000.25,
+) -> NewMessage:
+    message = Message(store.next_id(), now, len(content), about)
+    return NewMessage(message, first_state(message), content, pieces)
+
+
+def accept(store: Store, content: bytes = CONTENT) -> NewMessage:
+    new = new_message(store, content)
+    store.accept(new)
+    return new
+
+
+def test_ids_grow(stand: Stand) -> None:
+    ids = [stand.store.next_id() for _ in range(100)]
+    accept(stand.store)
+    ids.append(stand.again().next_id())
+    assert ids == sorted(set(ids))
+
+
+def test_an_accepted_message_is_given_back_as_it_was(stand: Stand) -> None:
+    new = accept(stand.store)
+    store = stand.again()
+    assert store.message(new.message.id) == new.message
+    assert b"".join(store.content(new.message.id)) == CONTENT
+    assert list(store.claim()) == [(new.message.id, new.state)]
+
+
+def test_messages_are_claimed_oldest_first(stand: Stand) -> None:
+    ids = [accept(stand.store).message.id for _ in range(20)]
+    assert [message_id for message_id, _ in stand.again().claim()] == ids
+
+
+def test_an_empty_content_is_a_content(stand: Stand) -> None:
+    new = accept(stand.store, b"")
+    assert b"".join(stand.again().content(new.message.id)) == b""
+
+
+def test_pieces_come_first_and_in_order(stand: Stand) -> None:
+    new = new_message(stand.store, b"end", pieces=3)
+    for number, piece in enumerate([b"one ", b"two ", b"three "]):
+        stand.store.add_piece(new.message.id, number, piece)
+    stand.store.accept(new)
+    assert b"".join(stand.again().content(new.message.id)) == b"one two three end"
+
+
+def test_pieces_of_two_messages_may_come_in_turn(stand: Stand) -> None:
+    one, other = new_message(stand.store, b"1", pieces=2), new_message(stand.store, b"2", pieces=2)
+    for number in range(2):
+        stand.store.add_piece(one.message.id, number, b"one ")
+        stand.store.add_piece(other.message.id, number, b"two ")
+    stand.store.accept(other)
+    stand.store.accept(one)
+    store = stand.again()
+    assert b"".join(store.content(one.message.id)) == b"one one 1"
+    assert b"".join(store.content(other.message.id)) == b"two two 2"
+
+
+def test_pieces_alone_are_no_message(stand: Stand) -> None:
+    message_id = stand.store.next_id()
+    stand.store.add_piece(message_id, 0, b"half of it")
+    stand.store.flush()
+    assert list(stand.again().claim()) == []
+
+
+def test_discarded_pieces_are_gone(stand: Stand) -> None:
+    message_id = stand.store.next_id()
+    stand.store.add_piece(message_id, 0, b"half of it")
+    stand.store.discard(message_id)
+    stand.store.flush()
+    store = stand.again()
+    assert list(store.claim()) == []
+    with pytest.raises(StoreFailed, match="is gone"):
+        store.message(message_id)
+
+
+def test_settling_replaces_the_state_and_nothing_else(stand: Stand) -> None:
+    new, other = accept(stand.store), accept(stand.store)
+    later = new.state._replace(open=(Open("b.test", (2,), 7, 12345.5),))
+    stand.store.settle(new.message.id, later, None)
+    stand.store.flush()
+    store = stand.again()
+    assert dict(store.claim()) == {new.message.id: later, other.message.id: other.state}
+    assert store.message(new.message.id) == new.message
+    assert b"".join(store.content(new.message.id)) == CONTENT
+
+
+def test_settling_with_no_state_drops_the_message(stand: Stand) -> None:
+    new, other = accept(stand.store), accept(stand.store)
+    stand.store.settle(new.message.id, None, None)
+    stand.store.flush()
+    store = stand.again()
+    assert [message_id for message_id, _ in store.claim()] == [other.message.id]
+    with pytest.raises(StoreFailed, match="is gone"):
+        store.message(new.message.id)
+    with pytest.raises(StoreFailed, match="is gone"):
+        list(store.content(new.message.id))
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_a_report_comes_with_the_settlement_that_causes_it(stand: Stand, dropped: bool) -> None:
+    new = accept(stand.store)
+    report = new_message(stand.store, b"it failed", envelope("sender@a.test", reverse_path=""))
+    later = None if dropped else new.state._replace(open=new.state.open[1:])
+    stand.store.settle(new.message.id, later, report)
+    stand.store.flush()
+    store = stand.again()
+    expected = {report.message.id: report.state}
+    if later is not None:
+        expected[new.message.id] = later
+    assert dict(store.claim()) == expected
+    assert store.message(report.message.id) == report.message
+    assert b"".join(store.content(report.message.id)) == b"it failed"
+
+
+def test_a_message_that_never_was_cannot_be_read(stand: Stand) -> None:
+    with pytest.raises(StoreFailed, match="is gone"):
+        stand.store.message(12345)
+    with pytest.raises(StoreFailed, match="is gone"):
+        list(stand.store.content(12345))
+
+
+# -- the words in the records --------------------------------------------------------------
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TIMES = st.floats(min_value=0, max_value=4e9)
+PARTS = st.builds(
+    Open,
+    NAMES,
+    st.lists(st.integers(0, 1000), max_size=5).map(tuple),
+    st.integers(0, 1000),
+    TIMES,
+)
+
+
+@given(st.builds(State, TIMES, st.booleans(), st.lists(PARTS, max_size=4).map(tuple)))
+def test_a_state_survives_being_encoded(state: State) -> None:
+    assert decode_state(encode_state(state)) == state
+
+
+@given(
+    st.builds(
+        Message,
+        st.integers(0, 2**63),
+        TIMES,
+        st.integers(0, 2**40),
+        st.builds(
+            Envelope,
+            NAMES,
+            st.lists(st.builds(Recipient, NAMES, NAMES, NAMES), max_size=4).map(tuple),
+            NAMES,
+            st.booleans(),
+            NAMES,
+            NAMES,
+        ),
+    )
+)
+def test_a_message_survives_being_encoded(message: Message) -> None:
+    decoded = decode_message(encode_message(message))
+    assert decoded == message
+    # Equal tuples need not be NamedTuples, and somebody will ask them for a domain.
+    assert [r.domain for r in decoded.envelope.recipients] == [
+        r.domain for r in message.envelope.recipients
+    ]
+
+
+def test_the_first_state_has_one_part_for_each_destination_due_at_once() -> None:
+    message = Message(1, 50.5, 3, ENVELOPE)
+    assert first_state(message) == State(
+        50.5, False, (Open("b.test", (0, 2), 0, 50.5), Open("c.test", (1,), 0, 50.5))
+    )
+
+
+def test_a_message_without_reverse_path_is_a_bounce() -> None:
+    assert first_state(Message(1, 0.0, 3, envelope("b@b.test", reverse_path=""))).is_bounce
+
+
+# -- what a disk does to it ----------------------------------------------------------------
+
+
+def faulty(path: Path, disk: FaultyDisk) -> SpoolStore:
+    return SpoolStore(open_spool(path, files=disk.files))
+
+
+def test_a_full_disk_is_store_full_and_nothing_is_kept(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path)
+    store = faulty(tmp_path, disk)
+    kept = accept(store)
+    disk.room = 0
+    with pytest.raises(StoreFull):
+        accept(store)
+    disk.room = None
+    store.close()
+    assert [n for n, _ in faulty(tmp_path, disk).claim()] == [kept.message.id]
+
+
+@pytest.mark.parametrize("fault", ["write_error", "sync_errors"])
+def test_a_failing_disk_is_store_failed_and_nothing_is_kept(tmp_path: Path, fault: str) -> None:
+    disk = FaultyDisk(tmp_path)
+    store = faulty(tmp_path, disk)
+    kept = accept(store)
+    setattr(disk, fault, errno.EIO if fault == "write_error" else [errno.EIO] * 4)
+    with pytest.raises(StoreFailed):
+        accept(store)
+    disk.write_error, disk.sync_errors = 0, []
+    after = accept(store)
+    store.close()
+    ids = [n for n, _ in faulty(tmp_path, disk).claim()]
+    assert ids == [kept.message.id, after.message.id]
+
+
+def test_a_full_disk_refuses_no_settlement_and_gets_it_later(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path)
+    store = faulty(tmp_path, disk)
+    done, waits = accept(store), accept(store)
+    disk.room = 0
+    later = waits.state._replace(open=waits.state.open[:1])
+    report = new_message(store, b"it failed", envelope("sender@a.test", reverse_path=""))
+    store.settle(done.message.id, None, report)
+    store.settle(waits.message.id, later, None)
+    with pytest.raises(StoreFull):
+        store.flush()
+    disk.room = None
+    store.flush()
+    store.close()
+    assert dict(faulty(tmp_path, disk).claim()) == {
+        waits.message.id: later,
+        report.message.id: report.state,
+    }
+
+
+def test_a_settlement_and_its_report_are_both_there_after_a_crash_or_neither(
+    tmp_path: Path,
+) -> None:
+    seen = set()
+    for calls in range(3):
+        for seed in range(40):
+            directory = tmp_path / f"{calls}-{seed}"
+            directory.mkdir()
+            disk = FaultyDisk(directory, seed)
+            store = faulty(directory, disk)
+            new = accept(store)
+            # Several sectors: a power loss may leave the first of them without the others.
+            report = new_message(store, b"it failed" * 500, envelope("s@a.test", reverse_path=""))
+            disk.calls_left = calls
+            try:
+                store.settle(new.message.id, None, report)
+                store.flush()
+            except Crash:
+                pass
+            disk.crash()
+            ids = [n for n, _ in faulty(directory, disk).claim()]
+            assert ids in ([new.message.id], [report.message.id])
+            seen.update(ids == [new.message.id] for _ in ids)
+    assert seen == {True, False}, "the crash came always before, or always after"
+
+
+def test_an_unreadable_message_fails_alone(tmp_path: Path) -> None:
+    store = SpoolStore(open_spool(tmp_path / "spool"))
+    damaged, whole = accept(store, b"x" * 5000), accept(store, b"y" * 5000)
+    for segment in (tmp_path / "spool").glob("*.segment"):
+        segment.write_bytes(segment.read_bytes().replace(b"x" * 5000, b"x" * 4999 + b"z"))
+    with pytest.raises(StoreFailed):
+        list(store.content(damaged.message.id))
+    assert b"".join(store.content(whole.message.id)) == b"y" * 5000
+    store.close()
+
+
+def test_a_spool_that_somebody_has_is_store_failed(tmp_path: Path) -> None:
+    store = SpoolStore(open_spool(tmp_path / "spool"))
+    with pytest.raises(StoreFailed, match="in use"):
+        open_spool(tmp_path / "spool")
+    store.close()
+
+
+def test_a_closed_spool_is_store_failed(tmp_path: Path) -> None:
+    store = SpoolStore(open_spool(tmp_path / "spool"))
+    new = accept(store)
+    store.close()
+    for call in (
+        lambda: store.message(new.message.id),
+        lambda: store.settle(new.message.id, None, None),
+        store.flush,
+    ):
+        with pytest.raises(StoreFailed):
+            call()
+
+
+def test_a_put_whose_pieces_are_missing_is_refused(tmp_path: Path) -> None:
+    store = SpoolStore(open_spool(tmp_path / "spool"))
+    store.add_piece(1, 0, b"one")
+    message = Message(1, 0.0, 3, ENVELOPE)
+    with pytest.raises(StoreFailed):
+        store.accept(NewMessage(message, first_state(message), b"", pieces=2))
+    assert list(store.claim()) == []
+    store.close()
+
+
+def test_options_of_the_spool_are_passed_on(tmp_path: Path) -> None:
+    log = open_spool(tmp_path / "spool", clock=lambda: 5.0)
+    assert isinstance(log, spool.Spool)
+    assert SpoolStore(log).next_id() == 5_000_000
+    log.close()

@@ -1,0 +1,113 @@
+"""Which hosts a destination has, and which destinations share a site."""
+
+import pytest
+
+from gwrelay.mx.exchanges import Exchange
+from gwrelay.mx.failures import NoSuchDomain, ResolutionError
+from gwrelay.relay.hosts import Destinations, SiteHosts, site_key
+from gwrelay.relay.routes import NextHop, Routes
+from support.relaying import new_calculator
+from support.table_resolver import SetClock, Table, TableResolver, addresses, servfail, site
+
+TABLE: Table = {
+    **site("b.test", {"mx.b.test": (10, ["192.0.2.1"])}),
+    ("smart.test", "A"): addresses("192.0.2.7"),
+    ("other.test", "A"): addresses("192.0.2.8"),
+}
+
+
+def destinations(*smarthosts: NextHop, table: Table = TABLE) -> Destinations:
+    calculator = new_calculator(TableResolver(dict(table)), SetClock())
+    return Destinations(calculator, Routes(smarthosts))
+
+
+@pytest.mark.parametrize(
+    ("hop", "text"),
+    [
+        (NextHop("smart.test"), "smart.test:25"),
+        (NextHop("192.0.2.1", 2525), "192.0.2.1:2525"),
+        (NextHop("2001:db8::1", 25), "[2001:db8::1]:25"),
+    ],
+)
+def test_a_next_hop_is_written_as_it_is_configured(hop: NextHop, text: str) -> None:
+    assert str(hop) == text
+
+
+def test_a_destination_has_its_own_exchanges() -> None:
+    found = destinations()
+    assert found.cached("b.test") is None
+    assert found.find("b.test") == (Exchange(10, "mx.b.test", ("192.0.2.1",)),)
+    assert found.cached("b.test") == found.find("b.test")
+
+
+def test_what_dns_says_no_to_is_a_value() -> None:
+    found = destinations()
+    assert isinstance(found.find("nowhere.test"), NoSuchDomain)
+    assert isinstance(found.cached("nowhere.test"), NoSuchDomain)
+
+
+def test_smart_hosts_stand_in_for_every_destination_in_the_order_given() -> None:
+    found = destinations(NextHop("smart.test", 2525), NextHop("other.test", 25))
+    expected = (
+        Exchange(0, "smart.test", ("192.0.2.7",), 2525),
+        Exchange(1, "other.test", ("192.0.2.8",), 25),
+    )
+    assert found.cached("b.test") is None
+    assert found.find("b.test") == expected
+    assert found.cached("nowhere.test") == expected
+
+
+def test_a_smart_host_that_cannot_be_looked_up_leaves_the_others() -> None:
+    found = destinations(NextHop("missing.test"), NextHop("other.test"))
+    hosts = found.find("b.test")
+    assert not isinstance(hosts, ResolutionError)
+    assert [host.name for host in hosts] == ["other.test"]
+
+
+@pytest.mark.parametrize("table", [{}, {("smart.test", "A"): servfail("smart.test")}])
+def test_smart_hosts_that_cannot_be_looked_up_only_defer(table: Table) -> None:
+    found = destinations(NextHop("smart.test"), table=table).find("b.test")
+    assert isinstance(found, ResolutionError)
+    assert found.reply.is_temporary
+
+
+def exchanges(*triples: tuple[int, str, int]) -> tuple[Exchange, ...]:
+    return tuple(Exchange(p, name, ("192.0.2.1",), port) for p, name, port in triples)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ([(10, "a", 0)], [(10, "a", 0)], True),
+        ([(10, "a", 0)], [(20, "a", 0)], True),
+        ([(10, "a", 0)], [(10, "a", 2525)], False),
+        ([(10, "a", 0)], [(10, "b", 0)], False),
+        ([(5, "a", 0), (10, "b", 0)], [(10, "a", 0), (20, "b", 0)], True),
+        ([(5, "a", 0), (10, "b", 0)], [(5, "b", 0), (10, "a", 0)], False),
+        ([(5, "a", 0), (5, "b", 0)], [(9, "b", 0), (9, "a", 0)], True),
+        ([(5, "a", 0), (5, "b", 0)], [(5, "a", 0), (6, "b", 0)], False),
+        ([(5, "a", 0), (6, "b", 0)], [(5, "a", 0)], False),
+        ([(5, "a", 0), (5, "b", 0), (9, "c", 0)], [(1, "b", 0), (1, "a", 0), (2, "c", 0)], True),
+    ],
+)
+def test_destinations_with_the_same_exchanges_share_a_site(
+    one: list[tuple[int, str, int]], other: list[tuple[int, str, int]], shared: bool
+) -> None:
+    assert (site_key(exchanges(*one)) == site_key(exchanges(*other))) is shared
+
+
+def test_a_site_marks_the_address_and_port_it_used() -> None:
+    clock = SetClock()
+    calculator = new_calculator(TableResolver({}), clock)
+    hosts = SiteHosts(calculator, "192.0.2.99")
+    hosts.exchanges = exchanges((0, "a", 2525), (1, "b", 2526))
+    one, other = hosts.plan().candidates
+    hosts.mark_bad(one)
+    assert [c.exchange for c in hosts.plan().candidates] == ["b", "a"]
+    assert hosts.plan().all_marked_until == 0.0
+    hosts.mark_bad(other)
+    assert hosts.plan().all_marked_until == clock.now + 30
+    hosts.mark_good(one)
+    assert [c.exchange for c in hosts.plan().candidates] == ["a", "b"]
+    # The mark is that of our address: another one may be welcome.
+    assert calculator.bad_until("192.0.2.1", "", 2526) == 0.0

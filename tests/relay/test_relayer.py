@@ -1,0 +1,628 @@
+"""A relayer against scripted servers: which host it asks, what it makes of what they say."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from gwrelay.errors import StoreFailed
+from gwrelay.message.envelope import Envelope, Message
+from gwrelay.queue.memorystore import MemoryStore
+from gwrelay.relay.relayer import (
+    Credentials,
+    ESMTPManagedRelayerFactory,
+    RelayerSettings,
+    SMTPManagedRelayerFactory,
+)
+from support.authority import Authority, make_authority
+from support.mail import CONTENT, envelope
+from support.peer import DROP, POLITE, RESET, STALL, Command, Peer
+from support.relaying import Rig, nobody_listens
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with Peer() as peer:
+        yield peer
+
+
+@pytest.fixture
+def second() -> Iterator[Peer]:
+    with Peer(name="second.example") as peer:
+        yield peer
+
+
+def to(*names: str) -> Envelope:
+    return envelope(*(f"{name}@b.test" for name in names))
+
+
+def verbs(peer: Peer) -> list[str]:
+    """All that the peer was told, once its sessions are over."""
+    peer.wait_for(lambda peer: peer.open == 0)
+    return peer.verbs()
+
+
+def many(count: int) -> list[Envelope]:
+    return [to(f"u{n}") for n in range(count)]
+
+
+# -- one message -----------------------------------------------------------------------------
+
+
+def test_a_message_is_delivered_as_it_is(peer: Peer) -> None:
+    rig = Rig(peer)
+    content = b"Subject: dots\r\n\r\n.one\r\n..two\r\n.\r\n\xff\r\n"
+    [end] = rig.relay(to("x", "y"), content=content)
+    assert end.kinds == ["delivered", "delivered"]
+    assert end.replies == ["250 2.0.0 taken"] * 2
+    assert (end.told[0].exchange, end.told[0].address) == ("mx0.test", "127.0.0.1")
+    [message] = peer.messages
+    assert message.content == content
+    assert message.reverse_path == "sender@a.test"
+    assert message.recipients == ("x@b.test", "y@b.test")
+    assert message.helo == "gw.test"
+    assert len(rig.queue) == 0
+
+
+def test_recipients_are_told_apart(peer: Peer) -> None:
+    peer.recipient("no@b.test", "550 5.1.1 nobody").recipient("later@b.test", "450 4.2.1 grey")
+    [end] = Rig(peer).relay(to("yes", "no", "later"))
+    assert end.replies == ["250 2.0.0 taken", "550 5.1.1 nobody", "450 4.2.1 grey"]
+    assert end.kinds == ["delivered", "failed", "deferred"]
+    assert end.settled.settlement.remaining.recipients == (2,)
+    assert peer.arrived() == {"yes@b.test": 1}
+
+
+def test_the_null_reverse_path_stays_null(peer: Peer) -> None:
+    Rig(peer).relay(envelope("x@b.test", reverse_path=""))
+    assert peer.messages[0].reverse_path == ""
+
+
+# -- how it introduces itself --------------------------------------------------------------
+
+
+def test_the_smtp_relayer_says_helo_and_uses_no_extension(peer: Peer) -> None:
+    factory = SMTPManagedRelayerFactory(RelayerSettings("gw.test", idle_timeout_s=0))
+    [end] = Rig(peer, factory=factory).relay(to("x", "y"))
+    assert end.kinds == ["delivered", "delivered"]
+    assert verbs(peer) == ["HELO", "MAIL", "RCPT", "RCPT", "DATA", ".", "QUIT"]
+    assert peer.messages[0].mail_parameters == ""
+
+
+def test_the_esmtp_relayer_says_ehlo_and_uses_what_is_offered(peer: Peer) -> None:
+    Rig(peer).relay(to("x"))
+    assert verbs(peer)[0] == "EHLO"
+    assert peer.messages[0].mail_parameters == f"SIZE={len(CONTENT)}"
+
+
+@pytest.mark.parametrize("reply", ["502 5.5.1 what?", "500 what?", "550 no"])
+def test_a_server_that_knows_no_ehlo_gets_helo(peer: Peer, reply: str) -> None:
+    peer.always("EHLO", reply)
+    [end] = Rig(peer).relay(to("x"))
+    assert end.kinds == ["delivered"]
+    assert verbs(peer)[:2] == ["EHLO", "HELO"]
+    assert peer.messages[0].mail_parameters == ""
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("authority"), "mx0.test")
+
+
+def tls_factory(
+    authority: Authority, credentials: Credentials | None = None
+) -> ESMTPManagedRelayerFactory:
+    settings = RelayerSettings("gw.test", idle_timeout_s=0)
+    return ESMTPManagedRelayerFactory(settings, tls=authority.client(), credentials=credentials)
+
+
+@pytest.fixture
+def tls_peer(authority: Authority) -> Iterator[Peer]:
+    with Peer(tls=authority.server(), extensions=("PIPELINING", "AUTH PLAIN LOGIN")) as peer:
+        yield peer
+
+
+def test_tls_and_auth_are_used_when_they_are_given(tls_peer: Peer, authority: Authority) -> None:
+    rig = Rig(tls_peer, factory=tls_factory(authority, Credentials("me", "secret")))
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["delivered"]
+    assert tls_peer.messages[0].tls
+    assert tls_peer.messages[0].user
+    assert verbs(tls_peer)[:4] == ["EHLO", "STARTTLS", "EHLO", "AUTH"]
+
+
+def test_tls_demanded_and_not_offered_defers(peer: Peer, authority: Authority) -> None:
+    rig = Rig(peer, factory=tls_factory(authority))
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert "STARTTLS is not offered" in end.replies[0]
+    assert "MAIL" not in verbs(peer)
+    assert rig.is_bad(peer)
+
+
+@pytest.mark.parametrize("reply", ["454 4.7.0 not now", "554 5.7.0 never", DROP])
+def test_tls_refused_defers_and_nothing_goes_in_the_clear(
+    tls_peer: Peer, reply: str, authority: Authority
+) -> None:
+    tls_peer.always("STARTTLS", reply)
+    [end] = Rig(tls_peer, factory=tls_factory(authority)).relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert "MAIL" not in verbs(tls_peer)
+
+
+def test_a_certificate_of_another_name_defers(tls_peer: Peer, authority: Authority) -> None:
+    other = ("127.0.0.1", nobody_listens()[1])
+    rig = Rig(other, tls_peer, factory=tls_factory(authority))  # the peer is mx1.test here
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert "mx1.test" in end.replies[0]
+    assert rig.is_bad(tls_peer)
+
+
+def test_auth_demanded_and_not_offered_defers(tls_peer: Peer, authority: Authority) -> None:
+    tls_peer.extensions = ("PIPELINING", "STARTTLS")
+    [end] = Rig(tls_peer, factory=tls_factory(authority, Credentials("me", "secret"))).relay(
+        to("x")
+    )
+    assert end.kinds == ["deferred"]
+    assert "MAIL" not in verbs(tls_peer)
+
+
+def test_auth_refused_defers(tls_peer: Peer, authority: Authority) -> None:
+    tls_peer.always("AUTH", "535 5.7.8 wrong")
+    [end] = Rig(tls_peer, factory=tls_factory(authority, Credentials("me", "secret"))).relay(
+        to("x")
+    )
+    assert end.kinds == ["deferred"]
+    assert "535 5.7.8 wrong" in end.replies[0]
+
+
+def test_a_password_is_not_sent_in_the_clear(peer: Peer) -> None:
+    peer.extensions = ("AUTH PLAIN LOGIN",)
+    settings = RelayerSettings("gw.test", idle_timeout_s=0)
+    factory = ESMTPManagedRelayerFactory(settings, credentials=Credentials("me", "secret"))
+    [end] = Rig(peer, factory=factory).relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert verbs(peer) == ["EHLO", "QUIT"]
+
+
+# -- one session, many messages ----------------------------------------------------------------
+
+
+def test_a_session_carries_message_after_message(peer: Peer) -> None:
+    ends = Rig(peer).relay(*many(5))
+    assert [end.kinds for end in ends] == [["delivered"]] * 5
+    assert peer.connections == 1
+    assert verbs(peer).count("EHLO") == 1
+    assert "RSET" not in verbs(peer)
+    assert verbs(peer)[-1] == "QUIT"
+
+
+def test_a_session_ends_after_so_many_messages(peer: Peer) -> None:
+    Rig(peer, max_messages_per_connection=3).relay(*many(7))
+    assert len(peer.messages) == 7
+    assert [m.session for m in peer.messages] == [1, 1, 1, 2, 2, 2, 3]
+
+
+def test_a_session_is_used_for_so_long(peer: Peer) -> None:
+    Rig(peer, connection_lifetime_s=0.0).relay(*many(3))
+    assert [m.session for m in peer.messages] == [1, 2, 3]
+
+
+def test_a_refused_message_leaves_the_session_to_the_next(peer: Peer) -> None:
+    peer.recipient("u0@b.test", "550 5.1.1 nobody")
+    ends = Rig(peer).relay(*many(2))
+    assert [end.kinds for end in ends] == [["failed"], ["delivered"]]
+    assert peer.connections == 1
+    assert "RSET" in verbs(peer)
+
+
+@pytest.mark.parametrize(
+    "then", [(DROP,), (RESET,), ("421 4.3.2 going down", DROP)], ids=["closed", "reset", "421"]
+)
+def test_a_kept_session_found_closed_is_replaced_at_no_charge(
+    peer: Peer, then: tuple[object, ...]
+) -> None:
+    """The server hangs up after its first message; the second one must not notice."""
+    peer.once(".", (POLITE, *then))
+    ends = Rig(peer, max_sessions=1).relay(*many(2))
+    assert [end.kinds for end in ends] == [["delivered"], ["delivered"]]
+    assert [m.session for m in peer.messages] == [1, 2]
+
+
+@pytest.mark.parametrize("rude", [DROP, RESET], ids=["closed", "reset"])
+def test_a_kept_session_lost_at_mail_is_replaced_at_no_charge(peer: Peer, rude: object) -> None:
+    peer.once("MAIL", POLITE, rude)
+    rig = Rig(peer, max_sessions=1)
+    ends = rig.relay(*many(2))
+    assert [(end.attempt, end.kinds) for end in ends] == [(1, ["delivered"])] * 2
+    assert [m.session for m in peer.messages] == [1, 2]
+    assert not rig.is_bad(peer)
+
+
+def test_a_kept_session_whose_rset_fails_is_replaced_at_no_charge(peer: Peer) -> None:
+    peer.recipient("u0@b.test", "550 5.1.1 nobody").once("RSET", "421 4.3.2 too many errors")
+    ends = Rig(peer, max_sessions=1).relay(*many(2))
+    assert [end.kinds for end in ends] == [["failed"], ["delivered"]]
+    assert peer.messages[0].session == 2
+
+
+def test_a_new_session_lost_at_mail_is_charged(peer: Peer) -> None:
+    peer.always("MAIL", DROP)
+    [end] = Rig(peer).relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert peer.connections == 1
+
+
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "."])
+def test_a_421_ends_the_session_and_the_next_message_gets_a_new_one(peer: Peer, stage: str) -> None:
+    peer.once(stage, "421 4.3.2 enough")
+    ends = Rig(peer).relay(*many(2))
+    assert [end.kinds for end in ends] == [["deferred"], ["delivered"]]
+    assert [m.session for m in peer.messages] == [2]
+
+
+# -- the next host -----------------------------------------------------------------------------
+
+
+def test_hosts_are_asked_in_the_order_of_preference(peer: Peer, second: Peer) -> None:
+    Rig(peer, second).relay(*many(3))
+    assert (len(peer.messages), second.connections) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "rude", "is_bad"),
+    [
+        ("CONNECT", "421 4.3.2 busy", True),
+        ("CONNECT", "450 not now", True),
+        ("CONNECT", DROP, True),
+        ("CONNECT", b"HTTP/1.1 400 Bad Request\r\n\r\n", True),
+        ("CONNECT", "554 5.7.1 not you", False),
+        ("EHLO", "421 4.3.2 busy", True),
+        ("EHLO", "451 later", True),
+        ("EHLO", DROP, True),
+        ("EHLO", RESET, True),
+    ],
+)
+def test_a_host_that_does_not_greet_is_passed_over(
+    peer: Peer, second: Peer, stage: str, rude: object, is_bad: bool
+) -> None:
+    peer.always(stage, rude)
+    rig = Rig(peer, second)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["delivered"]
+    assert end.told[0].exchange == "mx1.test"
+    assert rig.is_bad(peer) is is_bad
+
+
+def test_a_host_that_refuses_connections_is_marked_and_left_alone(second: Peer) -> None:
+    dead = nobody_listens()
+    rig = Rig(dead, second)
+    assert rig.relay(to("x"))[0].kinds == ["delivered"]
+    assert rig.is_bad(dead)
+    with Peer(port=dead[1]) as revived:
+        rig.relay(to("y"))
+        assert revived.connections == 0, "its mark has not ended"
+        rig.clock.advance(30)
+        rig.relay(to("z"))
+        assert revived.arrived() == {"z@b.test": 1}
+
+
+def test_a_host_that_says_nothing_is_passed_over_in_time(peer: Peer, second: Peer) -> None:
+    peer.always("CONNECT", STALL)
+    rig = Rig(peer, second, timeouts_s={**RelayerSettings().timeouts_s, "banner": 0.05})
+    assert rig.relay(to("x"))[0].kinds == ["delivered"]
+    assert rig.is_bad(peer)
+
+
+def test_hosts_passed_over_use_up_no_session(peer: Peer, second: Peer) -> None:
+    dead = [nobody_listens() for _ in range(3)]
+    peer.always("CONNECT", "421 busy")
+    [end] = Rig(*dead, peer, second, max_sessions=1).relay(to("x"))
+    assert end.kinds == ["delivered"]
+
+
+def test_no_host_at_all_is_no_connection() -> None:
+    rig = Rig(nobody_listens(), nobody_listens())
+    [end] = rig.relay(to("x", "y"))
+    assert end.kinds == ["deferred", "deferred"]
+    assert end.told[0].stage == "connect"
+    assert "connection refused" in end.replies[0]
+    assert len(rig.unreached) == 1
+
+
+def test_a_permanent_banner_only_defers(peer: Peer) -> None:
+    """It is about us or the host; a sender must not get it as a word on the recipient."""
+    peer.always("CONNECT", "554 5.7.1 not you")
+    rig = Rig(peer)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert len(rig.unreached) == 1
+    assert not rig.is_bad(peer)
+
+
+@pytest.mark.parametrize(
+    ("stage", "rude"),
+    [
+        ("MAIL", "451 4.3.0 later"),
+        ("MAIL", "421 4.3.2 going"),
+        ("MAIL", DROP),
+        ("RCPT", "450 4.2.1 greylisted"),
+        ("RCPT", DROP),
+        ("DATA", "451 4.3.0 later"),
+        ("DATA", DROP),
+        ("DATA", "250 2.0.0 what?"),
+        ("CONTENT", DROP),
+        (".", "451 4.3.0 later"),
+    ],
+)
+def test_a_temporary_trouble_asks_the_next_host(
+    peer: Peer, second: Peer, stage: str, rude: object
+) -> None:
+    peer.always(stage, rude)
+    # More than the sockets hold, so that a connection cut in the content is seen there.
+    rig = Rig(peer, second)
+    content = b"x" * 76 + b"\r\n"
+    [end] = rig.relay(to("x"), content=content * (200_000 if stage == "CONTENT" else 1))
+    assert end.kinds == ["delivered"]
+    assert end.told[0].exchange == "mx1.test"
+    assert peer.arrived() + second.arrived() == {"x@b.test": 1}
+    # It was reached, and spoke of this message: that is no reason to leave it alone.
+    assert not rig.is_bad(peer)
+
+
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "."])
+def test_a_permanent_no_is_final(peer: Peer, second: Peer, stage: str) -> None:
+    peer.always(stage, "550 5.7.1 no")
+    [end] = Rig(peer, second).relay(to("x"))
+    assert end.kinds == ["failed"]
+    assert second.connections == 0
+
+
+def test_only_those_who_were_put_off_are_asked_about_at_the_next_host(
+    peer: Peer, second: Peer
+) -> None:
+    peer.recipient("no@b.test", "550 5.1.1 nobody").recipient("later@b.test", "450 4.2.1 grey")
+    [end] = Rig(peer, second).relay(to("yes", "no", "later"))
+    assert end.kinds == ["delivered", "failed", "delivered"]
+    assert peer.arrived() == {"yes@b.test": 1}
+    assert second.arrived() == {"later@b.test": 1}
+
+
+def test_so_many_hosts_may_put_the_same_message_off() -> None:
+    peers = [Peer().start().always("RCPT", f"450 4.2.{n} later") for n in range(4)]
+    [end] = Rig(*peers, max_sessions=2).relay(to("x"))
+    assert [peer.connections for peer in peers] == [1, 1, 0, 0]
+    assert end.replies == ["450 4.2.1 later"]
+    for peer in peers:
+        peer.stop()
+
+
+@pytest.mark.parametrize("rude", [DROP, RESET], ids=["closed", "reset"])
+def test_what_is_in_doubt_goes_to_no_other_host(peer: Peer, second: Peer, rude: object) -> None:
+    """It may have been taken: another host would surely deliver it a second time."""
+    peer.always(".", rude)
+    rig = Rig(peer, second)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert end.told[0].in_doubt
+    assert second.connections == 0
+    assert len(rig.queue) == 1
+
+
+def test_what_is_in_doubt_over_a_kept_session_is_not_sent_again(peer: Peer) -> None:
+    peer.once(".", POLITE, DROP)
+    ends = Rig(peer).relay(*many(2))
+    assert [end.kinds for end in ends] == [["delivered"], ["deferred"]]
+    assert ends[1].told[0].in_doubt
+    assert peer.connections == 1
+
+
+def test_a_no_answer_to_the_dot_in_time_is_in_doubt(peer: Peer, second: Peer) -> None:
+    peer.always(".", STALL)
+    rig = Rig(peer, second, timeouts_s={**RelayerSettings().timeouts_s, "dot": 0.05})
+    [end] = rig.relay(to("x"))
+    assert end.told[0].in_doubt
+    assert second.connections == 0
+
+
+def test_a_reply_to_mail_takes_the_mark_away(peer: Peer) -> None:
+    rig = Rig(peer)
+    rig.calculator.mark_address_bad(peer.host, "", peer.port)
+    peer.always("MAIL", "550 5.7.1 no")
+    rig.relay(to("x"))
+    assert not rig.is_bad(peer)
+
+
+def test_the_session_at_hand_is_preferred_among_equal_hosts(peer: Peer, second: Peer) -> None:
+    rig = Rig(peer, second, equal=True)
+    rig.relay(*many(20))
+    assert sorted([len(peer.messages), len(second.messages)]) == [0, 20]
+    assert peer.connections + second.connections == 1
+
+
+def test_a_session_with_a_less_preferred_host_is_left_when_the_better_is_back(
+    second: Peer,
+) -> None:
+    dead = nobody_listens()
+    rig = Rig(dead, second)
+    rig.calculator.mark_address_bad(dead[0], "", dead[1])
+
+    def end_of_the_mark(_command: Command) -> object:
+        rig.clock.advance(30)
+        return POLITE
+
+    second.always(".", end_of_the_mark)
+    with Peer(port=dead[1]) as better:
+        rig.relay(*many(2))
+        assert second.arrived() == {"u0@b.test": 1}
+        assert better.arrived() == {"u1@b.test": 1}
+
+
+# -- many recipients ------------------------------------------------------------------------------
+
+
+def test_recipients_go_in_batches_over_one_session(peer: Peer) -> None:
+    names = [f"u{n}" for n in range(7)]
+    [end] = Rig(peer, recipients_per_message=3).relay(to(*names))
+    assert end.kinds == ["delivered"] * 7
+    assert [len(m.recipients) for m in peer.messages] == [3, 3, 1]
+    assert peer.connections == 1
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ()], ids=["pipelined", "in lockstep"])
+def test_too_many_at_once_go_on_at_once_in_the_next_transaction(
+    peer: Peer, extensions: tuple[str, ...]
+) -> None:
+    peer.extensions = extensions
+    too_many = "452 4.5.3 too many recipients"
+    peer.once("RCPT", POLITE, POLITE, too_many, too_many, too_many)
+    peer.once("RCPT", POLITE, POLITE, too_many)
+    [end] = Rig(peer).relay(to("a", "b", "c", "d", "e"))
+    assert end.kinds == ["delivered"] * 5
+    assert [m.recipients for m in peer.messages] == [
+        ("a@b.test", "b@b.test"),
+        ("c@b.test", "d@b.test"),
+        ("e@b.test",),
+    ]
+    assert peer.connections == 1
+
+
+def test_too_many_from_the_first_on_is_a_deferral_like_any_other(peer: Peer) -> None:
+    peer.always("RCPT", "452 4.5.3 too many recipients")
+    [end] = Rig(peer).relay(to("a", "b"))
+    assert end.kinds == ["deferred", "deferred"]
+    assert verbs(peer).count("MAIL") == 1
+
+
+def test_a_host_lost_between_two_batches_keeps_what_is_known(peer: Peer, second: Peer) -> None:
+    peer.once("MAIL", POLITE, DROP).once("CONNECT", POLITE, "421 4.3.2 going")
+    rig = Rig(peer, second, recipients_per_message=2)
+    [end] = rig.relay(to("a", "b", "c", "d"))
+    assert end.kinds == ["delivered"] * 4
+    assert peer.arrived() == {"a@b.test": 1, "b@b.test": 1}
+    assert second.arrived() == {"c@b.test": 1, "d@b.test": 1}
+
+
+def test_recipients_of_a_lost_host_wait_with_what_it_said_last(peer: Peer) -> None:
+    peer.once("MAIL", POLITE, DROP).once("CONNECT", POLITE, "421 4.3.2 going")
+    [end] = Rig(peer, recipients_per_message=2).relay(to("a", "b", "c", "d"))
+    assert end.kinds == ["delivered"] * 2 + ["deferred"] * 2
+    assert end.replies[2:] == ["421 4.3.2 going"] * 2
+
+
+def test_a_batch_in_doubt_does_not_spoil_the_others(peer: Peer, second: Peer) -> None:
+    peer.once(".", POLITE, DROP)
+    [end] = Rig(peer, second, recipients_per_message=2).relay(to("a", "b", "c", "d", "e"))
+    assert end.kinds == ["delivered", "delivered", "deferred", "deferred", "delivered"]
+    assert [end.told[n].in_doubt for n in range(5)] == [False, False, True, True, False]
+    assert second.connections == 0
+
+
+# -- what goes wrong on our side ----------------------------------------------------------------
+
+
+class Damaged(MemoryStore):
+    """Gives out half of each content, then fails; or fails at once."""
+
+    unreadable: bool = False
+
+    def message(self, message_id: int) -> Message:
+        if self.unreadable:
+            raise StoreFailed("bytes flipped")
+        return super().message(message_id)
+
+    def content(self, message_id: int) -> Iterator[bytes]:
+        for piece in super().content(message_id):
+            yield piece[: len(piece) // 2]
+        raise StoreFailed("bytes flipped")
+
+
+def _read_from(store: MemoryStore, *peers: Peer) -> Rig:
+    """A rig with one message, which is read back from `store`."""
+    rig = Rig(*peers, store=store)
+    rig.add(envelope("x@b.test"))
+    rig.restart()
+    return rig
+
+
+def test_unreadable_content_breaks_off_without_a_final_dot(peer: Peer) -> None:
+    rig = _read_from(Damaged(), peer)
+    [end] = rig.run(rig.queue.get_waiting())
+    assert end.kinds == ["deferred"]
+    assert "bytes flipped" in end.replies[0]
+    assert not end.told[0].in_doubt
+    assert verbs(peer)[-1] == "DATA", "half of it was ended as if it were the whole"
+    assert peer.messages == []
+
+
+def test_an_unreadable_message_is_deferred_without_a_connection(peer: Peer) -> None:
+    store = Damaged()
+    rig = _read_from(store, peer)
+    store.unreadable = True
+    [end] = rig.run(rig.queue.get_waiting())
+    assert end.kinds == ["deferred"]
+    assert peer.connections == 0
+    assert rig.unreached == [], "this is not the host's fault"
+
+
+class Bug(Exception):
+    """Of ours."""
+
+
+def test_a_bug_ends_the_relayer_and_defers_its_delivery(
+    peer: Peer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryStore):
+        def content(self, message_id: int) -> Iterator[bytes]:
+            yield b"half of it\r\n"
+            raise Bug
+
+    rig = _read_from(Broken(), peer)
+    with pytest.raises(Bug):
+        rig.run(rig.queue.get_waiting())
+    assert rig.ends[0].kinds == ["deferred"]
+    assert not rig.ends[0].told[0].in_doubt
+    assert len(rig.done) == 1
+    assert verbs(peer)[-1] == "DATA"
+    assert peer.messages == []
+
+
+def test_what_is_known_counts_when_a_bug_ends_the_relayer(peer: Peer) -> None:
+    """Delivered is delivered: the others must not take it along into the next attempt."""
+    reads: list[int] = []
+
+    class BreaksLater(MemoryStore):
+        def content(self, message_id: int) -> Iterator[bytes]:
+            reads.append(message_id)
+            if len(reads) > 1:
+                raise Bug
+            return super().content(message_id)
+
+    store = BreaksLater()
+    rig = Rig(peer, store=store, recipients_per_message=2)
+    rig.add(to("a", "b", "c"))
+    rig.restart()
+    with pytest.raises(Bug):
+        rig.run(rig.queue.get_waiting())
+    assert rig.ends[0].kinds == ["delivered", "delivered", "deferred"]
+    assert peer.arrived() == {"a@b.test": 1, "b@b.test": 1}
+
+
+def test_a_stopping_relayer_finishes_what_it_has_in_hand_and_takes_nothing_more(
+    peer: Peer,
+) -> None:
+    rig = Rig(peer)
+    first, second = rig.add(*many(2))
+    rig.site.put(second)
+    rig.site.relayers = 1
+    relayer = rig.new_relayer()
+
+    def stop(_command: Command) -> object:
+        relayer.stopping = True
+        return POLITE
+
+    peer.always("RCPT", stop)
+    relayer.run(first)
+    assert [end.kinds for end in rig.ends] == [["delivered"]]
+    assert list(rig.site.ready) == [second]
+    assert verbs(peer)[-1] == "QUIT"

@@ -1,0 +1,181 @@
+"""A site's live state: what is ready, who is on the way to take it, and how many may be."""
+
+from textwrap import dedent
+
+import pytest
+
+from gwrelay.queue.delivery import Delivery
+from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.site import Site
+from support.mail import UNREACHED
+from support.patched import run_patched
+from support.relaying import new_calculator
+from support.table_resolver import SetClock, TableResolver
+
+
+def new_site(limit: int = 3) -> Site:
+    calculator = new_calculator(TableResolver({}), SetClock())
+    return Site("key", "mx.test", limit, SiteHosts(calculator, ""))
+
+
+def delivery(message_id: int) -> Delivery:
+    return Delivery(message_id, "b.test", (0,), 0.0, False)
+
+
+#: What the scripts about idle relayers begin with: greenlets, so that idle() is certain to
+#: return when they wait.
+IDLING = """
+    import gevent
+    from gwrelay.queue.delivery import Delivery
+    from gwrelay.relay.site import Site
+
+    site = Site("key", "mx.test", 5, None)
+
+    def put(message_id):
+        site.put(Delivery(message_id, "b.test", (0,), 0.0, False))
+
+    def relayers(count, idle_s=10.0):
+        site.relayers = count
+        takers = [gevent.spawn(site.take, idle_s) for _ in range(count)]
+        gevent.idle()
+        return takers
+
+    def taken(takers):
+        gevent.joinall(takers, timeout=5, raise_error=True)
+        return sorted(t.value.message_id for t in takers if t.value is not None)
+"""
+
+
+def run_idling(script: str) -> None:
+    run_patched(dedent(IDLING) + dedent(script))
+
+
+def test_ready_deliveries_are_taken_oldest_first() -> None:
+    site = new_site()
+    for n in range(3):
+        site.put(delivery(n))
+    assert [site.take(0).message_id for _ in range(3)] == [0, 1, 2]
+    assert site.take(0) is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "relayers", "limit", "wanted"),
+    [
+        (0, 0, 3, 0),
+        (1, 0, 3, 1),
+        (2, 0, 3, 2),
+        (5, 0, 3, 3),
+        (5, 2, 3, 1),
+        (5, 3, 3, 0),
+        (5, 4, 3, 0),
+        (1, 2, 3, 1),
+    ],
+)
+def test_one_relayer_is_wanted_for_each_delivery_within_the_window(
+    ready: int, relayers: int, limit: int, wanted: int
+) -> None:
+    site = new_site(limit)
+    for n in range(ready):
+        site.put(delivery(n))
+    site.relayers = relayers
+    assert site.wanted() == wanted
+
+
+def test_everything_ready_can_be_taken_back_at_once() -> None:
+    site = new_site()
+    for n in range(3):
+        site.put(delivery(n))
+    assert [d.message_id for d in site.take_ready()] == [0, 1, 2]
+    assert not site.ready
+    assert site.is_unused
+
+
+def test_a_site_is_unused_without_relayers_and_deliveries() -> None:
+    site = new_site()
+    assert site.is_unused
+    site.relayers = 1
+    assert not site.is_unused
+
+
+# -- the window -----------------------------------------------------------------------------
+
+
+def test_the_window_closes_to_one_probe_and_opens_by_one_with_each_success() -> None:
+    site = new_site(limit=3)
+    site.note_no_connection(500.0, UNREACHED)
+    assert site.dead_until == 500.0
+    assert site.last_failure == UNREACHED
+    for n in range(10):
+        site.put(delivery(n))
+    assert site.wanted() == 1
+    opened = []
+    for _ in range(4):
+        site.note_success()
+        opened.append(site.wanted())
+    assert opened == [2, 3, 3, 3]
+    assert site.dead_until == 0.0
+
+
+def test_a_relayer_in_excess_of_the_window_is_sent_away() -> None:
+    site = new_site()
+    site.relayers = 2
+    site.put(delivery(1))
+    site.note_no_connection(0.0, UNREACHED)
+    assert site.take(0) is None
+    site.relayers = 1
+    assert site.take(0).message_id == 1
+
+
+# -- idle relayers ----------------------------------------------------------------------------
+
+
+def test_an_idle_relayer_is_woken_by_a_delivery() -> None:
+    run_idling("""
+        takers = relayers(1)
+        put(7)
+        assert taken(takers) == [7]
+        """)
+
+
+def test_a_relayer_that_idles_in_vain_goes_and_is_not_counted_on() -> None:
+    run_idling("""
+        takers = relayers(1, idle_s=0.001)
+        assert taken(takers) == []
+        put(1)
+        assert site.wanted() == 1
+        """)
+
+
+def test_a_woken_relayer_is_counted_for_one_delivery_and_not_for_two() -> None:
+    run_idling("""
+        takers = relayers(2)
+        wanted = []
+        for n in range(4):
+            put(n)
+            wanted.append(site.wanted())
+        assert wanted == [0, 0, 1, 2], wanted
+        # The same when they have run: what they took is not ready any more.
+        assert taken(takers) == [0, 1]
+        assert site.wanted() == 2
+        """)
+
+
+def test_release_wakes_every_idle_relayer_with_nothing() -> None:
+    run_idling("""
+        takers = relayers(3)
+        site.release()
+        assert taken(takers) == []
+        put(1)
+        assert site.wanted() == 1
+        """)
+
+
+def test_the_relayer_that_idles_shortest_is_woken_first() -> None:
+    """So that those in excess stay idle long enough to go."""
+    run_idling("""
+        takers = relayers(3)
+        put(1)
+        gevent.idle()
+        assert [t.ready() for t in takers] == [False, False, True]
+        site.release()
+        """)
