@@ -66,7 +66,7 @@ class Committer:
             self._see_through(group)
         else:
             with self._turn:
-                return None
+                self._commit(())
         return next((e.error for e in group.entries if e.error and not e.waits), None)
 
     def close(self) -> SpoolError | None:

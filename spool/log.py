@@ -3,7 +3,7 @@
 One caller at a time (commit.py sees to it) but for read().  Never knows keys or liveness.
 
     write frames -> sync -> landed            order matters: nothing lands unsynced
-    no room      -> cut the partial frame, sync, refuse the rest; the segment goes on
+    no room      -> cut the partial frame, keep the whole ones, refuse the rest
     failed sync  -> the segment ends at its last good sync, and is never synced again; a fresh
                     one says so in its first frame (SEAL) before anybody is told of the failure
 """
@@ -75,6 +75,7 @@ class Log:
         self._logger = logger
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
+        self._unreadable: set[int] = set()
         self._active: _Active | None = None
         self._owed: list[Seal] = []
         self._next = 1
@@ -86,7 +87,7 @@ class Log:
         """Replay what there is, and go on behind it.  Creates nothing: the disk may be full."""
         found = survey(self._files, self._logger)
         replay(self._files, found, apply, self._counters, self._logger)
-        self._secret, self._row, self._aside = found
+        self._secret, self._row, self._aside, self._unreadable = found
         self._next = max([0, *self._row, *self._aside]) + 1
         if self._row:
             self._continue(self._row[max(self._row)])
@@ -95,8 +96,9 @@ class Log:
         """Make `entries` durable, in order.  On return each has either landed or an error.
 
         Those that are `kept` get a second try, alone and, after a failed sync, elsewhere.
+        Without entries, writes the seal that an earlier failure may still owe.
         """
-        self._counters.commits += 1
+        self._counters.commits += bool(entries)
         try:
             refused = self._through(entries)
         except BaseException:
@@ -130,13 +132,14 @@ class Log:
     def removable(self) -> list[int]:
         """Sealed segments, ascending, that the log itself has no further use for."""
         active = self._active.number if self._active is not None else self._next
-        # A segment that cannot be read now may be readable at the next start, and would revive
-        # what later ones have ended.
-        below = min([active, *self._aside])
+        # What could not be read at this start may be at the next, and would then revive what
+        # later segments have ended.
+        below = min([active, *self._unreadable])
+        present = self.present()
         return [
             segment.number
             for segment in sorted(self._row.values(), key=lambda s: s.number)
-            if segment.number < below and segment.guards.isdisjoint(self._row)
+            if segment.number < below and segment.guards.isdisjoint(present)
         ]
 
     def remove(self, numbers: Sequence[int]) -> None:
@@ -147,6 +150,8 @@ class Log:
         self._files.sync_directory()
 
     def close(self) -> None:
+        if self._owes_refusal():
+            self._through(())  # the next process will not know of it otherwise
         if self._active is not None:
             self._files.close_file(self._active.fd)
             self._active = None
@@ -182,8 +187,9 @@ class Log:
             while start < len(entries):
                 segment = self._segment_for(entries[start])
                 stop, error = self._append(segment, entries, start)
-                self._sync(segment)
-                self._land(segment, entries[start:stop])
+                if stop > start:
+                    self._sync(segment)
+                    self._land(segment, entries[start:stop])
                 start = stop
                 if error is not None:
                     raise error

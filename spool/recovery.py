@@ -47,8 +47,10 @@ class Survey(NamedTuple):
 
     secret: bytes
     row: dict[int, Segment]
-    #: Numbers of files that cannot be told to be segments of this spool.  Left as they are.
+    #: Numbers of files that hold nothing of this spool that could be told.  Left as they are.
     aside: set[int]
+    #: Of those, files that could not be read.  Another start may find them full of records.
+    unreadable: set[int]
 
 
 def check_version(files: Files, path: str) -> None:
@@ -65,7 +67,7 @@ def survey(files: Files, logger: logging.Logger) -> Survey:
     headers = {number: _header(files, number) for number in _numbers(files)}
     secrets = [header.secret for header in headers.values() if header is not None]
     secret = secrets[-1] if secrets else os.urandom(segments.SECRET_BYTES)
-    found = Survey(secret, {}, set())
+    found = Survey(secret, {}, set(), set())
     for number, header in headers.items():
         if header is None:
             logger.error("spool: %s has no intact header", segments.name_of(number))
@@ -97,10 +99,14 @@ def replay(
                 raise
             logger.error("spool: %s cannot be read: %s", name, error)
             _leave_aside(found, number)
+            found.unreadable.add(number)
             continue
         try:
             _replay_one(files, fd, segment, seals.get(number), apply, counters, logger)
-            if not segment.intact and not segment.serial and _holds_anything(files, fd):
+            # A seal may say that nothing in it counts: then that is no riddle.
+            void = number in seals and not seals[number].serial
+            hollow = not segment.intact and not segment.serial and not void
+            if hollow and _holds_anything(files, fd):
                 logger.error("spool: nothing in %s verifies, left aside", name)
                 _leave_aside(found, number)
             elif number == last:

@@ -176,6 +176,28 @@ def test_a_leader_killed_during_its_sync_leaves_nobody_waiting(tmp_path: Path) -
     spool.close()
 
 
+def test_what_was_refused_is_written_again_before_what_came_later(tmp_path: Path) -> None:
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    spool.write([Put(1, b"old", b"", b"")])
+    sync.close()
+    sync.kill = Killed()
+    spool.write([Amend(1, b"first")], wait=False)
+
+    def flush() -> None:
+        with pytest.raises(Killed):
+            spool.sync()
+
+    flushing = in_threads(flush)
+    assert sync.begun.wait(LIMIT_S)
+    spool.write([Amend(1, b"second")], wait=False)
+    sync.gate.set()
+    join(flushing)
+    spool.sync()
+    assert dict(spool.items()) == {1: b"second"}
+    spool.close()
+
+
 GREENLETS = """
 import gevent.monkey; gevent.monkey.patch_all()
 import os, sys, threading, gevent
@@ -201,7 +223,8 @@ gevent.joinall(writers, raise_error=True)
 # Greenlets killed while they lead, queue or follow leave the others as they were.
 victims = [gevent.spawn(spool.write, [Put(spool.new_key(), b"newer", b"", b"")]) for _ in range(30)]
 gevent.sleep(0)
-for victim in victims[::3]:
+# The first is in its sync, the second queues to lead the next group.
+for victim in victims[:2] + victims[3::3]:
     victim.kill(block=False)
 late = [gevent.spawn(spool.write, [Put(spool.new_key(), b"newer", b"", b"")]) for _ in range(30)]
 with gevent.Timeout(20):

@@ -43,6 +43,22 @@ def test_a_failed_sync_refuses_its_batch_for_good(tmp_path: Path, seed: int) -> 
     assert after_crash(disk) == {1: b"before"}
 
 
+class Killed(BaseException):
+    """As gevent's GreenletExit, thrown into whoever waits in a sync."""
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_writer_killed_in_its_sync_leaves_nothing_behind(tmp_path: Path, seed: int) -> None:
+    """Others may have waited for the same sync, and are told it failed."""
+    disk = FaultyDisk(tmp_path / "spool", seed)
+    spool = opened(disk)
+    spool.write([Put(1, b"before", b"", b"x" * 3000)])
+    disk.sync_errors = [Killed()]
+    with pytest.raises(Killed):
+        spool.write([Put(2, b"refused", b"", b"x" * 3000)])
+    assert after_crash(disk) == {1: b"before"}
+
+
 def test_writing_goes_on_in_a_fresh_segment_after_a_failed_sync(disk: FaultyDisk) -> None:
     spool = opened(disk)
     spool.write([Put(1, b"before", b"", b"")])
@@ -70,7 +86,7 @@ def test_a_restart_does_not_read_past_the_seal_of_a_failed_segment(disk: FaultyD
         spool.write([Put(2, b"refused", b"", b"refused")])
     spool.close()
     assert b"refused" in (disk.path / name_of(1)).read_bytes()
-    for _ in range(2):
+    for _ in range(4):
         spool = opened(disk, segment_bytes=1100)
         assert dict(spool.items()) == {1: b"before"}
         # Segments come and go; the one with the seal stays while it is needed.
@@ -133,6 +149,43 @@ def test_many_failures_leave_no_pile_of_segments(disk: FaultyDisk) -> None:
     assert spool.segments <= 3
     assert dict(spool.items()) == {1: b"one"}
     spool.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_seal_that_could_not_be_written_is_written_with_the_next_sync(
+    tmp_path: Path, seed: int
+) -> None:
+    disk = FaultyDisk(tmp_path / "spool", seed)
+    spool = opened(disk)
+    spool.write([Put(1, b"before", b"", b"x" * 3000)])
+    disk.sync_errors = [errno.EIO] * 2
+    with pytest.raises(SpoolFailed):
+        spool.write([Put(2, b"refused", b"", b"x" * 3000)])
+    spool.sync()
+    assert after_crash(disk) == {1: b"before"}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_segment_that_failed_at_once_stays_void_whatever_is_left_of_it(
+    tmp_path: Path, seed: int
+) -> None:
+    """Its header may be torn and its refused frame whole: only the seal tells."""
+    disk = FaultyDisk(tmp_path / "spool", seed)
+    spool = opened(disk)
+    disk.sync_errors = [errno.EIO]
+    with pytest.raises(SpoolFailed):
+        spool.write([Put(1, b"refused", b"", b"x" * 10)])
+    spool.write([Put(2, b"after", b"", b"")])
+    disk.crash()
+    # The segment with the seal is soon the only thing that keeps the refused frame away.
+    spool = opened(disk, segment_bytes=1100)
+    spool.write([Drop(2)])
+    spool.write([Put(3, b"later", b"", b"x" * 500)])
+    spool.close()
+    for _ in range(3):
+        spool = opened(disk, segment_bytes=1100)
+        assert dict(spool.items()) == {3: b"later"}
+        spool.close()
 
 
 def test_a_failed_sync_of_the_directory_refuses_too(tmp_path: Path) -> None:

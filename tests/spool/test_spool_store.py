@@ -193,6 +193,27 @@ def test_a_drop_outlives_the_segment_of_its_put(tmp_path: Path) -> None:
     spool.close()
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_removals_are_durable_in_an_order_that_revives_nothing(tmp_path: Path, seed: int) -> None:
+    """Segment 2 holds only the drop of what is in segment 1.  Both go, but never 2 without 1."""
+    disk = FaultyDisk(tmp_path / "spool", seed)
+
+    def opened() -> Spool:
+        return Spool(disk.path, files=disk.files, segment_bytes=2048)
+
+    spool = opened()
+    spool.write([Put(1, b"", b"", b"x" * 900)])
+    spool.write([Put(2, b"", b"", b"x" * 900), Drop(1), Drop(2)])
+    spool.write([Put(3, b"", b"", b"x" * 900)])
+    spool.close()
+    spool = opened()
+    assert spool.segments == 1
+    disk.crash()
+    spool = opened()
+    assert [key for key, _ in spool.items()] == [3]
+    spool.close()
+
+
 def test_a_large_body_is_written_in_chunks_and_read_in_order(tmp_path: Path) -> None:
     spool = Spool(tmp_path, segment_bytes=4096)
     pieces = [bytes([n]) * 1000 for n in range(20)]

@@ -53,8 +53,9 @@ class FaultyDisk:
         self.random = random.Random(seed)
         #: Bytes there is room for; None: no end.
         self.room: int | None = None
-        #: errno of the next syncs of a file, first to last; 0 succeeds.
-        self.sync_errors: list[int] = []
+        #: What the next syncs of a file raise, first to last: an errno, or an exception such as
+        #: is thrown into a greenlet that waits; 0 succeeds.
+        self.sync_errors: list[int | BaseException] = []
         #: Calls that change something until the machine stops; None: never.
         self.calls_left: int | None = None
         self.short_writes = False
@@ -70,6 +71,8 @@ class FaultyDisk:
         self._durable: dict[str, _File] = {}
 
     def files(self, path: str, sync: Callable[[int], None]) -> "FaultyFiles":
+        for file in self._present.values():
+            file.failed = False  # a new process cannot know
         self._running = FaultyFiles(path, sync, self)
         return self._running
 
@@ -128,7 +131,7 @@ class FaultyDisk:
             # Dirty pages count as clean afterwards, on the disk or not.
             file.apply(lambda: self.random.random() < 0.5)
             file.failed = True
-            raise OSError(error, os.strerror(error))
+            raise OSError(error, os.strerror(error)) if isinstance(error, int) else error
         file.apply(lambda: True)
 
     def sync_directory(self) -> None:
