@@ -30,44 +30,50 @@ class Site:
         self.last_failure: Outcome | None = None
         self._limit = limit
         self._window = limit
-        # The most recently used session is woken first, so that those in excess stay idle
-        # and are closed.
-        self._idle: list[threading.Event] = []
-        # Relayers inside _wait(): idle, or woken and not running yet.
-        self._waiting = 0
+        # The most recently used session comes first, so that those in excess stay idle and
+        # are closed.
+        self._idle: list[_Idle] = []
 
     def put(self, delivery: Delivery) -> None:
-        """Make `delivery` ready, and wake a relayer that idles."""
-        self.ready.append(delivery)
+        """Hand `delivery` to a relayer that idles; without one it is ready for the next.
+
+        Handed over, not left for whoever comes: a relayer woken in vain would close a good
+        session, and the next message would have to open another.
+        """
         if self._idle:
-            self._idle.pop().set()
+            self._idle.pop().hand(delivery)
+        else:
+            self.ready.append(delivery)
 
     def take(self, idle_s: float) -> Delivery | None:
         """The next ready delivery, waiting up to `idle_s` for one; None when the relayer
         that asks should go: nothing came, or the site has shrunk below its relayers."""
         if self.relayers > self._window:
             return None
-        if not self.ready and idle_s > 0:
-            self._wait(idle_s)
-        return self.ready.popleft() if self.ready else None
+        if self.ready:
+            return self.ready.popleft()
+        return self._idle_for(idle_s) if idle_s > 0 else None
 
-    def _wait(self, idle_s: float) -> None:
-        woken = threading.Event()
-        self._idle.append(woken)
-        self._waiting += 1
-        if not woken.wait(idle_s) and woken in self._idle:
-            self._idle.remove(woken)
-        self._waiting -= 1
+    def _idle_for(self, idle_s: float) -> Delivery | None:
+        idle = _Idle()
+        self._idle.append(idle)
+        if not idle.woken.wait(idle_s):
+            try:
+                self._idle.remove(idle)
+            except ValueError:
+                # Chosen in the moment the time ran out: what it was chosen for is coming.
+                idle.woken.wait()
+        return idle.delivery
 
     def release(self) -> None:
         """Wake every idle relayer, so that it can end."""
         while self._idle:
-            self._idle.pop().set()
+            self._idle.pop().hand(None)
 
     def wanted(self) -> int:
-        """How many more relayers this site could use: one for each delivery that nobody is
-        on the way to take, within the window."""
-        return max(0, min(len(self.ready) - self._waiting, self._window - self.relayers))
+        """How many more relayers this site could use: one for each ready delivery, within
+        the window."""
+        return max(0, min(len(self.ready), self._window - self.relayers))
 
     def take_ready(self) -> list[Delivery]:
         """Everything that waits for a relayer, which has none to wait for now."""
@@ -88,3 +94,17 @@ class Site:
     @property
     def is_unused(self) -> bool:
         return not self.ready and not self.relayers
+
+
+class _Idle:
+    """A relayer without a delivery, until it is handed one, or None to end."""
+
+    __slots__ = ("delivery", "woken")
+
+    def __init__(self) -> None:
+        self.woken = threading.Event()
+        self.delivery: Delivery | None = None
+
+    def hand(self, delivery: Delivery | None) -> None:
+        self.delivery = delivery
+        self.woken.set()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.clients import Load, expect, submit
-from support.gateway import StartGateway, expected_once
+from support.gateway import Gateway, StartGateway, expected_once
 from support.peer import STALL, Peer
 
 SENDER = "me@here.example"
@@ -111,17 +111,20 @@ def test_sighup_goes_on_in_a_new_log_after_a_rename(
     assert log.read_text()
 
 
-def test_a_second_process_on_a_spool_is_refused(start_gateway: StartGateway, peer: Peer) -> None:
+def test_a_second_process_on_a_spool_is_refused(
+    start_gateway: StartGateway, peer: Peer, tmp_path: Path
+) -> None:
     gateway = start_gateway("--smarthost", peer.spec)
-    first = gateway.process
-    second = gateway.launch()
-    assert second.popen.wait(15) != 0
-    assert str(gateway.spool) in second.output
-    assert str(first.popen.pid) in second.output
-    assert "Traceback" not in second.output
+    second = Gateway(tmp_path / "second", spool=gateway.spool)
+    try:
+        assert second.launch().popen.wait(15) != 0
+    finally:
+        second.kill()
+    assert str(gateway.spool) in second.log
+    assert str(gateway.process.popen.pid) in second.log
+    assert "Traceback" not in second.log
     submit(gateway.port, SENDER, [YOU])
     peer.wait_for_messages(1)
-    gateway.running = first
 
 
 def serve(*flags: str, environment: dict[str, str] | None = None) -> tuple[int, str]:

@@ -160,6 +160,16 @@ def test_a_woken_relayer_is_counted_for_one_delivery_and_not_for_two() -> None:
         """)
 
 
+def test_a_delivery_handed_to_an_idle_relayer_is_not_taken_by_another() -> None:
+    """Woken in vain it would close a good session, and the next message open another."""
+    run_idling("""
+        takers = relayers(1)
+        put(7)
+        assert site.take(0) is None
+        assert taken(takers) == [7]
+        """)
+
+
 def test_release_wakes_every_idle_relayer_with_nothing() -> None:
     run_idling("""
         takers = relayers(3)
