@@ -137,6 +137,7 @@ class Service:
             listener.close()
         relaying.join()
         self._stopping.set()
+        self._manager.wake()
         gevent.joinall(self._loops, timeout=1)
         self._queue.close()
         self.events.close()

@@ -124,6 +124,10 @@ class SmartHostSMTPRelayingManager:
             delay_s = min(delay_s, max(due_at - self._clock(), 0.0))
         self._changed.wait(delay_s)
 
+    def wake(self) -> None:
+        """Let wait() return."""
+        self._changed.set()
+
     @property
     def is_idle(self) -> bool:
         """Nothing is being relayed or looked up; what waits, waits for its time."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +86,11 @@ def test_writers_that_come_during_a_sync_share_the_next_one(tmp_path: Path) -> N
 
 
 def test_many_writers_need_few_syncs(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, segment_bytes=64 * 1024)
+    def sync(fd: int) -> None:
+        os.fdatasync(fd)
+        time.sleep(0)  # lets the other writers run, greenlets too
+
+    spool = Spool(tmp_path, sync=sync, segment_bytes=64 * 1024)
     syncs = spool.counters.syncs
 
     def write() -> None:

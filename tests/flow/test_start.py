@@ -1,0 +1,75 @@
+"""What `serve` looks at before it starts: its directory and its limits."""
+
+import os
+import resource
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.gateway import Gateway, StartGateway
+from support.processes import Program
+
+
+def refused(gateway: Gateway) -> str:
+    """The one line a gateway that does not start ends with, with status 2."""
+    try:
+        assert gateway.launch().popen.wait(15) == 2
+    finally:
+        gateway.kill()
+    [line] = gateway.log.splitlines()
+    return line
+
+
+def test_an_open_directory_of_ours_is_closed_to_others_with_a_warning(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    spool = tmp_path / "mail"
+    spool.mkdir()
+    spool.chmod(0o755)
+    gateway = start_gateway(spool=spool)
+    assert stat.S_IMODE(spool.stat().st_mode) == 0o700
+    assert f"WARNING gwrelay.service: spool {spool} was open to others" in gateway.log
+
+
+def test_a_directory_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    spool = tmp_path / "home"
+    (spool / "letters").mkdir(parents=True)
+    spool.chmod(0o755)
+    line = refused(Gateway(tmp_path / "gateway", spool=spool))
+    assert line == f"gwrelay: error: --spool {spool}: not a spool, it holds 'letters'"
+    assert stat.S_IMODE(spool.stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    spool = tmp_path / "theirs"
+    spool.mkdir()
+    os.chown(spool, 12345, 12345)
+    line = refused(Gateway(tmp_path / "gateway", spool=spool))
+    assert line == f"gwrelay: error: --spool {spool}: belongs to user 12345, not to us"
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
+    spool = tmp_path / "file"
+    spool.write_text("")
+    line = refused(Gateway(tmp_path / "gateway", spool=spool))
+    assert line.startswith(f"gwrelay: error: --spool {spool}: ")
+
+
+def test_the_soft_limit_of_open_files_is_raised_and_a_shortfall_named(tmp_path: Path) -> None:
+    """Started with a soft limit of 64 files and a hard one of 600."""
+    script = (
+        "import os, resource, sys;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 600));"
+        "os.execv(sys.executable, [sys.executable, '-m', 'gwrelay', 'serve', *sys.argv[1:]])"
+    )
+    flags = ["--listen", "127.0.0.1:0", "--spool", str(tmp_path / "spool"), "--concurrency", "500"]
+    gateway = Program([sys.executable, "-c", script, *flags], tmp_path / "log")
+    try:
+        gateway.await_ready(lambda: "ready: " in gateway.output, 15)
+        assert "the limit of open files is 600; --concurrency 500 and" in gateway.output
+        assert resource.prlimit(gateway.popen.pid, resource.RLIMIT_NOFILE) == (600, 600)
+    finally:
+        gateway.stop()
