@@ -70,7 +70,7 @@ class Queue:
         self._hostname = hostname
         self._clock = clock
         self._chance = chance
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._schedule = Schedule()
         self._relaying: set[Delivery] = set()
         #: What is open of messages with several destinations: settling one must know of the

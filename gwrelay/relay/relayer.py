@@ -165,7 +165,7 @@ class ManagedRelayerMixin:
     def _next(self) -> Delivery | None:
         if self.stopping:
             return None
-        kept = self._connection is not None and self._is_reusable(self._connection)
+        kept = self._connection is not None and self._may_be_kept(self._connection)
         return self.attempts.site.take(self._settings.idle_timeout_s if kept else 0.0)
 
     def _candidates(self) -> Sequence[Candidate]:
@@ -241,18 +241,23 @@ class ManagedRelayerMixin:
         """The session we have, if it may carry another message there, or a new one."""
         current = self._connection
         if current is not None:
-            if self._leads_to(current, candidate) and self._is_reusable(current):
+            if (
+                self._leads_to(current, candidate)
+                and self._may_be_kept(current)
+                and current.is_quiet()
+            ):
                 return current
             self._hang_up()
         return self._open(candidate)
 
-    def _is_reusable(self, connection: Connection) -> bool:
+    def _may_be_kept(self, connection: Connection) -> bool:
+        """Whether it may carry another message, as far as we are concerned."""
         settings = self._settings
         return (
             not connection.spoiled
+            and connection.is_open
             and connection.transactions < settings.max_messages_per_connection
             and connection.age_s < settings.connection_lifetime_s
-            and connection.is_quiet()
         )
 
     def _open(self, candidate: Candidate) -> Connection | Outcome:

@@ -81,7 +81,12 @@ class _Client(smtplib.SMTP):
             raise ConnectionLost(self.stage, "a reply came that nobody had asked for")
         try:
             self.sock.settimeout(self._timeouts_s[self.stage])
-            self.sock.sendall(s.encode(self.command_encoding) if isinstance(s, str) else s)
+            octets = s.encode(self.command_encoding) if isinstance(s, str) else s
+            # Nearly always one send() takes it all; gevent's sendall() asks the kernel for the
+            # size of the socket's buffer each time.
+            sent = self.sock.send(octets)
+            if sent < len(octets):
+                self.sock.sendall(memoryview(octets)[sent:])
         except OSError as error:
             self.close()
             raise ConnectionLost(self.stage, _reason(error)) from error
