@@ -7,7 +7,7 @@ what does not is counted and logged.  Nothing is written here but the cut of a t
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from spool import segment as segments
@@ -53,6 +53,15 @@ class Survey(NamedTuple):
     unreadable: set[int]
 
 
+class Gap(NamedTuple):
+    """Bytes between two frames that are none; `size` may be 0, and lead beyond a cut file."""
+
+    offset: int
+    size: int
+    #: Frames that stood there, by the serials around it.  0: something was put between.
+    missing: int
+
+
 def check_version(files: Files, path: str) -> None:
     """SpoolVersion when a newer program has written here.  Reads only."""
     for number in _numbers(files):
@@ -88,7 +97,7 @@ def replay(
 
     Holds one window of one segment at a time.  The last segment's torn tail is cut off.
     """
-    seals = _seals(files, found.row)
+    seals = find_seals(files, found.row)
     last = max(found.row, default=None)
     for number, segment in list(found.row.items()):
         name = segments.name_of(number)
@@ -138,22 +147,32 @@ def _replay_one(
     logger: logging.Logger,
 ) -> None:
     name = segments.name_of(segment.number)
-    size = files.size(fd)
-    read = _reader(files, fd)
+    for found in passage(reader(files, fd), files.size(fd), segment, seal):
+        if isinstance(found, Gap):
+            if found.missing:
+                _lost(name, found.missing, found.size, counters, logger)
+        else:
+            apply(*found)
+
+
+def passage(
+    read: Callable[[int, int], bytes], size: int, segment: Segment, seal: Seal | None
+) -> Iterator[Gap | tuple[Place, list[AnyRecord]]]:
+    """Every frame of a file of `size` bytes in order, and what stands between; keeps `segment`
+    up to date.  What follows the last frame is the caller's to judge."""
     for offset, length, frame in segments.scan(read, size, segment.tag):
         if seal is not None and frame.serial > seal.serial:
             break
         if frame.serial <= segment.serial:
             continue  # a second copy of bytes that were read already
         missing = frame.serial - segment.serial - 1
-        if missing:
-            _lost(name, missing, max(0, offset - segment.end), counters, logger)
+        if missing or offset > segment.end:
+            yield Gap(segment.end, max(0, offset - segment.end), missing)
         segment.serial, segment.end = frame.serial, offset + length
         segment.guards.update(s.segment for s in frame.batch if type(s) is Seal and s.refused)
-        apply(Place(segment.number, offset, length), frame.batch)
+        yield Place(segment.number, offset, length), frame.batch
     if seal is not None and segment.serial < seal.serial:
-        missing = seal.serial - segment.serial
-        _lost(name, missing, max(0, seal.end - segment.end), counters, logger)
+        yield Gap(segment.end, max(0, seal.end - segment.end), seal.serial - segment.serial)
 
 
 def _lost(name: str, frames: int, size: int, counters: Counters, logger: logging.Logger) -> None:
@@ -175,7 +194,7 @@ def _cut_tail(
     files.cut(fd, segment.end)
 
 
-def _seals(files: Files, row: dict[int, Segment]) -> dict[int, Seal]:
+def find_seals(files: Files, row: dict[int, Segment]) -> dict[int, Seal]:
     """Where segments end, from the first frame of each later one.
 
     A segment's seal stands in a later file, and must be known before it is replayed.
@@ -216,5 +235,6 @@ def _start_of(files: Files, number: int, count: int) -> bytes:
         files.close_file(fd)
 
 
-def _reader(files: Files, fd: int) -> Callable[[int, int], bytes]:
+def reader(files: Files, fd: int) -> Callable[[int, int], bytes]:
+    """Bytes of an open segment, zeros for what the disk does not give back."""
     return lambda offset, count: files.salvage(fd, offset, count)

@@ -1,0 +1,339 @@
+"""audit.py: what a damaged log says of itself, and that looking changes nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool, SpoolVersion
+from spool.audit import (
+    FOREIGN,
+    HEADER_DAMAGED,
+    LOST,
+    MISNAMED,
+    NOTHING,
+    TORN,
+    UNREADABLE,
+    Audit,
+    Finding,
+    keys_named,
+)
+from spool.frame import Record, encode, header
+from spool.segment import FIRST, Header, header_block, name_of
+from spool.viewing import Viewed, holder_in
+
+BATCHES: list[list[Record]] = [
+    [Put(1, b"one", b"head 1", b"body 1")],
+    [Put(2, b"two", b"head 2", b"body 2" * 20)],
+    [Amend(1, b"one again")],
+    [Chunk(3, 0, b"piece 0"), Chunk(3, 1, b"piece 1")],
+    [Put(3, b"three", b"head 3", b"last", 2)],
+    [Drop(2), Put(4, b"a report", b"head 4", b"body 4")],
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A closed spool with BATCHES in its one segment."""
+    spool = Spool(tmp_path / "spool")
+    for batch in BATCHES:
+        spool.write(batch)
+    spool.close()
+    return tmp_path / "spool"
+
+
+def frame_ends(raw: bytes) -> list[int]:
+    ends = [FIRST]
+    while ends[-1] < len(raw):
+        ends.append(ends[-1] + 20 + int.from_bytes(raw[ends[-1] + 12 : ends[-1] + 16], "little"))
+    return ends
+
+
+def flip(file: Path, *offsets: int) -> None:
+    raw = bytearray(file.read_bytes())
+    for offset in offsets:
+        raw[offset] ^= 1
+    file.write_bytes(raw)
+
+
+def findings(path: Path) -> list[Finding]:
+    with Audit(path) as audit:
+        return audit.findings
+
+
+def several(path: Path, count: int = 4) -> None:
+    """One living key in each of segments 1..count."""
+    spool = Spool(path, segment_bytes=2048)
+    for key in range(1, count + 1):
+        spool.write([Put(key, b"state", b"head", b"b" * 1500)])
+    spool.close()
+
+
+def picture(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Name, mode, size, and both times of change of everything there."""
+    found = {}
+    for file in [path, *path.rglob("*")]:
+        about = file.stat()
+        found[str(file)] = (about.st_mode, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return found
+
+
+def test_a_whole_spool_is_shown_as_it_is(path: Path) -> None:
+    with Audit(path) as audit:
+        assert audit.holder is None
+        assert audit.findings == []
+        assert audit.quarantined == []
+        assert audit.keys() == [1, 3, 4]
+        assert audit.state(1) == b"one again"
+        assert (audit.head(3), b"".join(audit.body(3))) == (b"head 3", b"piece 0piece 1last")
+        assert audit.missing(3) == []
+        (segment,) = audit.segments()
+        size = (path / name_of(1)).stat().st_size
+        assert segment[:4] == (1, size, size, len(BATCHES))
+        assert segment.living_bytes == audit.living_bytes > 0
+        assert 0 < segment.dead_share < 1
+        assert audit.disk_bytes >= size
+        with pytest.raises(KeyError):
+            audit.head(2)
+
+
+def test_living_bytes_are_those_the_spool_counts(path: Path) -> None:
+    spool = Spool(path)
+    counted = spool.living_bytes
+    spool.close()
+    with Audit(path) as audit:
+        assert audit.living_bytes == counted
+
+
+def test_a_damaged_frame_is_found_where_it_is_with_the_keys_it_names(path: Path) -> None:
+    file = path / name_of(1)
+    ends = frame_ends(file.read_bytes())
+    flip(file, ends[3] - 2, ends[6] - 1)
+    named = (("AMEND", 1),)
+    last = (("DROP", 2), ("PUT", 4))
+    assert findings(path) == [
+        Finding(LOST, 1, ends[2], ends[3] - ends[2], 1, named),
+        # Nothing behind it verifies: it could as well be a write that was not finished.
+        Finding(TORN, 1, ends[5], ends[6] - ends[5], 0, last),
+    ]
+
+
+def test_two_damaged_frames_side_by_side_are_one_finding_of_two(path: Path) -> None:
+    file = path / name_of(1)
+    ends = frame_ends(file.read_bytes())
+    flip(file, ends[0] + 25, ends[1] + 25)
+    (found,) = findings(path)
+    assert found[:5] == (LOST, 1, FIRST, ends[2] - FIRST, 2)
+
+
+def test_every_flipped_byte_of_a_frame_is_found(path: Path) -> None:
+    file = path / name_of(1)
+    raw = file.read_bytes()
+    for at in range(FIRST, len(raw)):
+        flip(file, at)
+        assert len(findings(path)) == 1, at
+        file.write_bytes(raw)
+
+
+def test_every_cut_is_found_unless_it_is_between_two_frames(path: Path) -> None:
+    file = path / name_of(1)
+    raw = file.read_bytes()
+    ends = frame_ends(raw)
+    for size in range(FIRST, len(raw)):
+        file.write_bytes(raw[:size])
+        assert [found.what for found in findings(path)] == ([] if size in ends else [TORN]), size
+
+
+def test_zeros_behind_the_last_frame_are_no_damage(path: Path) -> None:
+    file = path / name_of(1)
+    size = file.stat().st_size
+    os.truncate(file, size + 100_000)
+    with Audit(path) as audit:
+        assert audit.findings == []
+        assert audit.segments()[0][1:3] == (size + 100_000, size)
+
+
+def test_bytes_put_between_two_frames_are_found_though_nothing_is_lost(path: Path) -> None:
+    file = path / name_of(1)
+    raw = file.read_bytes()
+    at = frame_ends(raw)[2]
+    file.write_bytes(raw[:at] + b"inserted" + raw[at:])
+    assert findings(path) == [Finding(FOREIGN, 1, at, 8, 0)]
+
+
+def test_a_missing_piece_is_told_by_its_key_and_number(path: Path) -> None:
+    file = path / name_of(1)
+    flip(file, frame_ends(file.read_bytes())[4] - 1)
+    with Audit(path) as audit:
+        assert [found.named for found in audit.findings] == [(("CHUNK", 3),)]
+        assert audit.keys() == [1, 3, 4]
+        assert audit.missing(3) == [0, 1]
+        assert audit.missing(1) == []
+        with pytest.raises(CorruptFrame, match="misses pieces"):
+            next(audit.body(3))
+
+
+@pytest.mark.parametrize("damage", ["header", "junk", "misnamed", "link", "empty", "truncated"])
+def test_what_is_wrong_with_a_whole_file_is_said(tmp_path: Path, damage: str) -> None:
+    several(tmp_path)
+    file = tmp_path / name_of(2)
+    raw = file.read_bytes()
+    size = len(raw)
+    if damage == "header":
+        flip(file, 20, 532)
+        expected = [Finding(HEADER_DAMAGED, 2, 0, FIRST, 0)]
+    elif damage == "junk":
+        file.write_bytes(b"junk" * 1000)
+        expected = [Finding(LOST, 2, FIRST, size - FIRST, 2), Finding(NOTHING, 2, 0, 4000, 0)]
+    elif damage == "misnamed":
+        file.rename(tmp_path / name_of(9))
+        expected = [Finding(MISNAMED, 9, 0, size, 0)]
+    elif damage == "link":
+        file.rename(tmp_path / "elsewhere")
+        file.symlink_to(tmp_path / "elsewhere")
+        expected = [Finding(UNREADABLE, 2, 0, file.lstat().st_size, 0)]
+    else:
+        file.write_bytes(b"" if damage == "empty" else raw[: size - 5])
+        lost = 2 if damage == "empty" else 1
+        start = FIRST if damage == "empty" else size - 5 - (1500 - 5) - 41
+        assert damage == "empty" or raw[start : start + 8] == raw[FIRST : FIRST + 8]
+        expected = [Finding(LOST, 2, start, size - start, lost)]
+        if damage == "truncated":
+            expected = [expected[0]._replace(named=(("PUT", 2),))]
+    found = findings(tmp_path)
+    assert found == expected
+    with Audit(tmp_path) as audit:
+        assert audit.keys() == ([1, 2, 3, 4] if damage == "header" else [1, 3, 4])
+
+
+def test_pieces_in_a_segment_that_vanished_are_missed(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=2048)
+    for n in range(3):
+        spool.write([Chunk(7, n, b"x" * 1500)])
+    spool.write([Put(7, b"state", b"head", b"last", 3)])
+    spool.close()
+    (tmp_path / name_of(2)).unlink()
+    with Audit(tmp_path) as audit:
+        assert audit.missing(7) == [1]
+
+
+def test_looking_changes_nothing(path: Path) -> None:
+    file = path / name_of(1)
+    flip(file, FIRST + 30)
+    with file.open("ab") as tail:
+        tail.write(b"torn")
+    (path / "lock").unlink()
+    path.chmod(0o755)
+    before = picture(path)
+    with Audit(path) as audit:
+        assert [found.what for found in audit.findings] == [LOST, TORN]
+        list(audit.body(4))
+    assert picture(path) == before
+
+
+def test_a_spool_in_use_is_read_with_its_holders_pid_and_no_torn_tail(path: Path) -> None:
+    spool = Spool(path)
+    spool.write([Put(50, b"state", b"head", b"body")])
+    with (path / name_of(1)).open("ab") as tail:
+        tail.write(b"a frame that is being written")
+    before = picture(path)
+    with Audit(path) as audit:
+        assert audit.holder == os.getpid()
+        assert audit.findings == []
+        assert audit.keys() == [1, 3, 4, 50]
+    assert picture(path) == before
+    spool.close()
+
+
+def test_what_the_holder_writes_and_removes_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=2048)
+    for key in range(1, 6):
+        spool.write([Chunk(key, 0, b"x" * 1500)])
+        spool.write([Put(key, b"state", b"head", b"b" * 100, 1)])
+    told = 0
+
+    def meanwhile(done: int, total: int) -> None:
+        nonlocal told
+        told += 1
+        if told == 3:
+            spool.write([Drop(key) for key in range(1, 5)])
+            spool.write([Put(9, b"state", b"head", b"b" * 1500)])
+            spool._sweep()
+
+    with Audit(tmp_path, meanwhile) as audit:
+        assert audit.findings == []
+        assert audit.keys() == [5, 9]
+        assert audit.missing(5) == []
+        assert {s.number for s in audit.segments()} <= {
+            int(file.stem) for file in tmp_path.glob("*.segment")
+        }
+    assert told > 3
+    spool.close()
+
+
+def test_progress_ends_at_the_whole(path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    with Audit(path, lambda done, total: told.append((done, total))):
+        pass
+    size = (path / name_of(1)).stat().st_size
+    assert told[-1] == (size, size)
+    assert told == sorted(told)
+
+
+def test_a_newer_version_and_a_missing_directory_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Audit(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / name_of(1)).write_bytes(header_block(Header(2, 1, bytes(16))))
+    with pytest.raises(SpoolVersion):
+        Audit(tmp_path)
+
+
+def test_a_viewed_directory_refuses_every_change(path: Path) -> None:
+    files = Viewed(str(path))
+    fd = files.open(name_of(1))
+    attempts = [
+        lambda: files.create("new"),
+        lambda: files.remove(name_of(1)),
+        lambda: files.open(name_of(1), writable=True),
+        lambda: files.write(fd, [b"x"], 0),
+        lambda: files.cut(fd, 0),
+        files.lock,
+    ]
+    for attempt in attempts:
+        with pytest.raises(OSError, match=r"."):
+            attempt()
+    files.close_file(fd)
+    files.close()
+
+
+def test_the_holder_is_read_off_the_kernels_list_of_locks() -> None:
+    device = os.makedev(0xFE, 0)
+    locks = (
+        "1: POSIX  ADVISORY  READ 1 fe:00:77 128 128\n"
+        "2: FLOCK  ADVISORY  WRITE 4711 fe:00:77 0 EOF\n"
+        "2: -> FLOCK  ADVISORY  WRITE 4712 fe:00:78 0 EOF\n"
+        "3: OFDLCK ADVISORY  READ -1 00:06:9 0 EOF\n"
+        "garbage\n"
+    )
+    assert holder_in(locks, device, 77) == 4711
+    assert holder_in(locks, device, 78) is None
+    assert holder_in(locks, os.makedev(0xFD, 0), 77) is None
+    assert holder_in("", device, 77) is None
+
+
+def test_keys_are_read_from_damaged_bytes_as_far_as_they_can_be() -> None:
+    tag = b"12345678"
+    body = encode([Put(5, b"s", b"h", b"b" * 50), Drop(6), Amend(7, b"state")])
+    frame = header(tag, 1, len(body), 0) + body
+    whole = (("PUT", 5), ("DROP", 6), ("AMEND", 7))
+    assert keys_named(frame, tag) == whole
+    assert keys_named(b"junk" + frame + frame, tag) == whole
+    for cut in range(len(frame)):
+        named = keys_named(frame[:cut], tag)
+        assert named == whole[: len(named)]
+    for at in range(len(frame)):
+        damaged = bytearray(frame)
+        damaged[at] ^= 0xFF
+        keys_named(bytes(damaged), tag)  # says something or nothing, and never fails
+    assert keys_named(frame, b"another.") == ()
