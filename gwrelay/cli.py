@@ -73,6 +73,13 @@ _config_option = click.option(
     envvar=CONFIG_VARIABLE,
     help=f"Read settings from this TOML file.  Also {CONFIG_VARIABLE}.",
 )
+_spool_option = click.option(
+    "--spool",
+    "directory",
+    metavar="DIR",
+    envvar="GWRELAY_SPOOL",
+    help="The directory that serve was given.  Also GWRELAY_SPOOL.",
+)
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -178,6 +185,71 @@ def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
     """
     bench = importlib.import_module("gwrelay_bench.demo")
     return lambda: int(bench.run(messages=messages, json=as_json, keep=keep))
+
+
+@gwrelay.group("spool", short_help="Look into the spool.")
+def spool_group() -> None:
+    """Look into the spool.
+
+    Reads the log itself and changes nothing: works with and without a gateway running on it.
+    """
+
+
+@spool_group.command("stat")
+@_spool_option
+@_json_option
+def spool_stat(directory: str | None, as_json: bool) -> int:
+    """Say what the spool holds.
+
+    For each worker: its segments with their frames, living bytes and dead share, the number of
+    messages, the times of the oldest and the newest, and what it all takes of the disk.
+    """
+    return int(_spool_tools().stat(_given_spool(directory), as_json=as_json))
+
+
+@spool_group.command("verify")
+@_spool_option
+@_json_option
+def spool_verify(directory: str | None, as_json: bool) -> int:
+    """Read every frame, and say what is lost or damaged.
+
+    Names the place, the bytes and frames (at least), the messages of which the damaged bytes
+    still tell, those that miss a part of their content, and what earlier starts kept aside.
+
+    Exit status 0 when all is whole, 1 when anything is lost or damaged.
+    """
+    return int(_spool_tools().verify(_given_spool(directory), as_json=as_json))
+
+
+@spool_group.command("dump", short_help="Print messages, or the content of one.")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_spool_option
+@click.option("--content", is_flag=True, help="Print the content of the one ID, byte for byte.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; without --content it always is.")
+def spool_dump(ids: Sequence[str], directory: str | None, content: bool, as_json: bool) -> int:
+    """Print messages, one line of JSON each: all, or those named, oldest first.
+
+    With --content prints the content of one message as it was accepted, and not a byte of one
+    that is damaged.
+
+    Exit status 1 when a message is not there or damaged.
+    """
+    if content and (len(ids) != 1 or as_json):
+        raise ConfigError("--content: prints one message as it is; give one ID, and no --json")
+    tools = _spool_tools()
+    if content:
+        return int(tools.dump_content(_given_spool(directory), ids[0]))
+    return int(tools.dump(_given_spool(directory), ids))
+
+
+def _spool_tools() -> Any:
+    return importlib.import_module("gwrelay.spooltools")
+
+
+def _given_spool(directory: str | None) -> str:
+    if not directory:
+        raise ConfigError("--spool: not given; write --spool DIR or GWRELAY_SPOOL=DIR")
+    return directory
 
 
 @gwrelay.command()

@@ -61,3 +61,13 @@ def message_name(message_id: int) -> str:
         message_id, digit = divmod(message_id, 32)
         letters.append(_ID_DIGITS[digit])
     return "".join(reversed(letters))
+
+
+def message_id(name: str) -> int:
+    """The id that message_name() shows as `name`, in capitals too.  ValueError."""
+    found = 0
+    for letter in name.lower():
+        found = found * 32 + _ID_DIGITS.index(letter)
+    if len(name) != 13:
+        raise ValueError(f"{len(name)} letters and digits, not 13")
+    return found

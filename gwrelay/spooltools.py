@@ -1,0 +1,286 @@
+"""`gwrelay spool ...`: what the log says of itself, read beside a running gateway or without one.
+
+Never writes to the spool: spool.audit reads, and here its keys become messages and its findings
+lines or JSON.  Each command takes the directory that `serve` was given, and goes through every
+worker's; it prints and returns its exit status.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+import spool
+from gwrelay.errors import ConfigError, GatewayError, StoreFailed
+from gwrelay.message.envelope import message_id, message_name
+from gwrelay.queue.store import decode_message, decode_state
+from spool.audit import Audit, Finding, SegmentCount
+
+#: Less than this is read before a progress bar could be.
+_LONG_BYTES = 64 * 1024 * 1024
+#: A message that misses pieces, with their numbers.
+_Missing = tuple[int, list[int]]
+
+
+def stat(directory: str, *, as_json: bool) -> int:
+    """Say what is in the spool.  Always 0."""
+    found = []
+    for path in _workers(directory):
+        with _audit(path) as audit:
+            found.append(_counts(path.name, audit))
+    if as_json:
+        _print_json({"spool": directory, "workers": found})
+    else:
+        for worker in found:
+            click.echo("\n".join(_counts_lines(worker)))
+    return 0
+
+
+def verify(directory: str, *, as_json: bool) -> int:
+    """Say what is lost or damaged.  0 when nothing is, else 1."""
+    found = []
+    for path in _workers(directory):
+        with _audit(path) as audit:
+            found.append(_verdict(path.name, audit))
+    whole = all(worker["whole"] for worker in found)
+    if as_json:
+        _print_json({"spool": directory, "whole": whole, "workers": found})
+    else:
+        for worker in found:
+            click.echo("\n".join(_verdict_lines(worker)))
+    return 0 if whole else 1
+
+
+def dump(directory: str, names: Sequence[str]) -> int:
+    """Print messages as JSON lines: those named, or all.  1 when one is damaged.
+
+    Raises ConfigError for a name that is none, GatewayError naming those that are not there.
+    """
+    wanted = {_id_of(name) for name in names}
+    absent, damaged = set(wanted), False
+    for path in _workers(directory):
+        with _audit(path) as audit:
+            keys = audit.keys()
+            for key in keys if not wanted else [key for key in keys if key in wanted]:
+                absent.discard(key)
+                described = _described(path.name, audit, key)
+                if described is not None:
+                    damaged |= described["damaged"] is not None
+                    _print_json(described)
+    if absent:
+        lines = (f"message {message_name(key)} is not in the spool" for key in sorted(absent))
+        raise GatewayError("\n".join(lines))
+    return 1 if damaged else 0
+
+
+def dump_content(directory: str, name: str) -> int:
+    """Print the content of one message, byte for byte.  Raises StoreFailed, with nothing printed,
+    when it is not there or damaged."""
+    key = _id_of(name)
+    for path in _workers(directory):
+        with _audit(path) as audit:
+            if key in audit:
+                _print_content(audit, key)
+                return 0
+    raise StoreFailed(f"message {message_name(key)} is not in the spool")
+
+
+def _print_content(audit: Audit, key: int) -> None:
+    try:
+        for _ in audit.body(key):
+            pass  # once through, for nothing is to be printed of what is damaged
+        out = sys.stdout.buffer
+        for piece in audit.body(key):
+            out.write(piece)
+        out.flush()
+    except (KeyError, spool.CorruptFrame) as error:
+        reason = "is gone" if isinstance(error, KeyError) else f"is damaged: {error}"
+        raise StoreFailed(f"message {message_name(key)} {reason}") from None
+
+
+def _id_of(name: str) -> int:
+    try:
+        return message_id(name)
+    except ValueError:
+        raise ConfigError(
+            f"{name!r} is no message id; write 13 letters and digits, as the log and events do"
+        ) from None
+
+
+def _workers(directory: str) -> list[Path]:
+    """Each worker's spool in `directory`, or it alone if it is a spool itself."""
+    top = Path(directory)
+    try:
+        names = [path.name for path in top.iterdir()]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--spool {directory}: {reason}; name serve's --spool") from None
+    if any(name.endswith(".segment") for name in names):
+        return [top.absolute()]
+    found = [name for name in names if name.startswith("worker-") and (top / name).is_dir()]
+    if not found:
+        raise ConfigError(f"--spool {directory}: no spool, it holds no worker-0")
+    return [top / name for name in sorted(found, key=lambda name: (len(name), name))]
+
+
+@contextmanager
+def _audit(path: Path) -> Iterator[Audit]:
+    """The worker's spool, read, with a progress bar on a terminal when that takes long."""
+    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    with bar:
+        line = bar.add_task(f"reading {path.name}", visible=False)
+
+        def show(done: int, total: int) -> None:
+            bar.update(line, completed=done, total=total, visible=total >= _LONG_BYTES)
+
+        try:
+            audit = Audit(path, show)
+        except (OSError, spool.SpoolError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"--spool: cannot read {path}: {reason}") from error
+    with audit:
+        yield audit
+
+
+# What there is.
+
+
+def _counts(worker: str, audit: Audit) -> dict[str, Any]:
+    keys = audit.keys()
+    return {
+        "worker": worker,
+        "in_use_by": audit.holder,
+        "messages": len(keys),
+        "living_bytes": audit.living_bytes,
+        "disk_bytes": audit.disk_bytes,
+        # A key is the time it was made, in microseconds.
+        "oldest_at": keys[0] / 1e6 if keys else None,
+        "newest_at": keys[-1] / 1e6 if keys else None,
+        "findings": len(audit.findings),
+        "segments": [_segment(segment) for segment in audit.segments()],
+    }
+
+
+def _segment(segment: SegmentCount) -> dict[str, Any]:
+    return {**segment._asdict(), "dead_share": round(segment.dead_share, 4)}
+
+
+def _counts_lines(worker: dict[str, Any]) -> Iterator[str]:
+    name = worker["worker"]
+    yield from _in_use(worker)
+    yield (
+        f"{name}: {worker['messages']} messages, {worker['living_bytes']} living bytes, "
+        f"{worker['disk_bytes']} bytes of the disk"
+    )
+    if worker["messages"]:
+        yield f"{name}: oldest {_time(worker['oldest_at'])}, newest {_time(worker['newest_at'])}"
+    if worker["findings"]:
+        yield f"{name}: something is damaged; see gwrelay spool verify"
+    yield f"{'segment':>12} {'bytes':>12} {'used':>12} {'frames':>9} {'living':>12} {'dead':>5}"
+    for segment in worker["segments"]:
+        yield (
+            f"{segment['number']:>12} {segment['size_bytes']:>12} {segment['used_bytes']:>12} "
+            f"{segment['frames']:>9} {segment['living_bytes']:>12} {segment['dead_share']:>5.0%}"
+        )
+
+
+def _in_use(worker: dict[str, Any]) -> Iterator[str]:
+    if worker["in_use_by"] is not None:
+        yield f"{worker['worker']}: in use by process {worker['in_use_by']}"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# What is wrong.
+
+
+def _verdict(worker: str, audit: Audit) -> dict[str, Any]:
+    keys = audit.keys()
+    incomplete = [(key, missing) for key in keys if (missing := audit.missing(key))]
+    return {
+        "worker": worker,
+        "in_use_by": audit.holder,
+        "whole": not audit.findings and not incomplete,
+        "segments": len(audit.segments()),
+        "frames": sum(segment.frames for segment in audit.segments()),
+        "messages": len(keys),
+        "lost_frames": sum(finding.frames for finding in audit.findings),
+        "damaged_bytes": sum(finding.size for finding in audit.findings),
+        "findings": [_finding(finding) for finding in audit.findings],
+        "incomplete_messages": [_incomplete(one) for one in incomplete],
+        "quarantine": [{"name": name, "bytes": size} for name, size in audit.quarantined],
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "what": finding.what,
+        "segment": finding.segment,
+        "offset": finding.offset,
+        "bytes": finding.size,
+        "lost_frames": finding.frames,
+        "records": [{"record": kind, "id": message_name(key)} for kind, key in finding.named],
+    }
+
+
+def _incomplete(incomplete: _Missing) -> dict[str, Any]:
+    return {"id": message_name(incomplete[0]), "missing_pieces": incomplete[1]}
+
+
+def _verdict_lines(worker: dict[str, Any]) -> Iterator[str]:
+    name = worker["worker"]
+    yield from _in_use(worker)
+    for finding in worker["findings"]:
+        frames = f", at least {finding['lost_frames']} frames" if finding["lost_frames"] else ""
+        records = ", ".join(f"{one['record']} {one['id']}" for one in finding["records"])
+        yield (
+            f"{name}: segment {finding['segment']} at {finding['offset']}: {finding['what']}, "
+            f"{finding['bytes']} bytes{frames}{': ' if records else ''}{records}"
+        )
+    for message in worker["incomplete_messages"]:
+        pieces = ", ".join(map(str, message["missing_pieces"]))
+        yield f"{name}: message {message['id']} misses parts of its content: {pieces}"
+    for kept in worker["quarantine"]:
+        yield f"{name}: kept aside: quarantine/{kept['name']}, {kept['bytes']} bytes"
+    yield (
+        f"{name}: {'whole' if worker['whole'] else 'DAMAGED'}: {worker['segments']} segments, "
+        f"{worker['frames']} frames, {worker['messages']} messages"
+    )
+
+
+# The messages.
+
+
+def _described(worker: str, audit: Audit, key: int) -> dict[str, Any] | None:
+    """None for one that went while we were reading."""
+    described: dict[str, Any] = {"id": message_name(key), "worker": worker, "damaged": None}
+    try:
+        message, state = decode_message(audit.head(key)), decode_state(audit.state(key))
+    except KeyError:
+        return None
+    except (spool.CorruptFrame, ValueError, TypeError) as error:
+        return described | {"damaged": str(error)}
+    missing = audit.missing(key)
+    if missing:
+        described["damaged"] = f"misses parts of its content: {', '.join(map(str, missing))}"
+    recipients = [recipient._asdict() for recipient in message.envelope.recipients]
+    return described | {
+        "arrived_at": message.arrived_at,
+        "size_bytes": message.size_bytes,
+        "envelope": {**message.envelope._asdict(), "recipients": recipients},
+        "is_bounce": state.is_bounce,
+        "open": [part._asdict() for part in state.open],
+    }
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(msgspec.json.encode(value).decode())

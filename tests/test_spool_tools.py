@@ -1,0 +1,399 @@
+"""`gwrelay spool ...` as people meet it: exit status, JSON, lines, and a spool left as it was."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from gwrelay.cli import run
+from gwrelay.message.envelope import Envelope, Message, Recipient, message_id, message_name
+from gwrelay.queue.mailqueue import Queue
+from gwrelay.queue.spoolstore import SpoolStore
+from gwrelay.queue.store import NewMessage, first_state
+from spool import Spool
+from spool.segment import FIRST, name_of
+
+ENVELOPE = Envelope("me@example.com", (Recipient("you@a.example"), Recipient("they@b.example")))
+#: Every byte there is, and no line end at the end.
+AWKWARD = b"Subject: bytes\r\n\r\n" + bytes(range(256)) + b"\r\n.\r\n..\r\nlast line"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch):
+    for name in os.environ:
+        if name.startswith("GWRELAY_"):
+            monkeypatch.delenv(name)
+
+
+def filled(directory, count=3, now=1_700_000_000.0):
+    """A worker's spool with `count` messages, one second apart.  → their names."""
+    names = []
+    times = iter(now + n for n in range(100 * count))
+    log = Spool(directory, clock=lambda: now)
+    queue = Queue(SpoolStore(log), hostname="gw.example.com", clock=lambda: next(times))
+    for n in range(count):
+        names.append(message_name(queue.add_message(ENVELOPE, AWKWARD + b"%d" % n)))
+    queue.close()
+    return names
+
+
+@pytest.fixture
+def top(tmp_path):
+    """What `serve --spool` was given, with the spool of one worker."""
+    (tmp_path / "spool").mkdir()
+    return tmp_path / "spool"
+
+
+def segment_of(top, worker="worker-0", number=1):
+    return top / worker / name_of(number)
+
+
+def frames(raw):
+    """(offset, length) of each frame."""
+    found, at = [], FIRST
+    while at < len(raw):
+        length = 20 + int.from_bytes(raw[at + 12 : at + 16], "little")
+        found.append((at, length))
+        at += length
+    return found
+
+
+def flip(file, offset):
+    raw = bytearray(file.read_bytes())
+    raw[offset] ^= 1
+    file.write_bytes(raw)
+
+
+def picture(top):
+    """Of everything there: mode, size, and both times of change."""
+    found = {}
+    for file in [top, *top.rglob("*")]:
+        about = file.stat()
+        found[str(file)] = (about.st_mode, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return found
+
+
+def asked(capsys, *arguments):
+    """→ exit status and the JSON printed."""
+    status = run(["spool", *map(str, arguments), "--json"])
+    captured = capsys.readouterr()
+    assert not captured.err
+    return status, json.loads(captured.out)
+
+
+# stat.
+
+
+def test_stat_counts_messages_segments_and_bytes(top, capsys):
+    filled(top / "worker-0")
+    size = segment_of(top).stat().st_size
+    status, printed = asked(capsys, "stat", "--spool", top)
+    (worker,) = printed["workers"]
+    (segment,) = worker["segments"]
+    assert (status, printed["spool"], worker["worker"]) == (0, str(top), "worker-0")
+    assert (worker["in_use_by"], worker["messages"], worker["findings"]) == (None, 3, 0)
+    assert worker["oldest_at"] < worker["newest_at"]
+    assert worker["disk_bytes"] >= size
+    assert (segment["number"], segment["size_bytes"], segment["used_bytes"]) == (1, size, size)
+    assert segment["frames"] == 3
+    assert segment["living_bytes"] == worker["living_bytes"] > 3 * len(AWKWARD)
+    assert 0 <= segment["dead_share"] < 0.1
+
+
+def test_stat_speaks_to_people_too(top, capsys):
+    filled(top / "worker-0")
+    assert run(["spool", "stat", "--spool", str(top)]) == 0
+    first, second, heading, row = capsys.readouterr().out.splitlines()
+    assert first.startswith("worker-0: 3 messages, ")
+    assert second.startswith("worker-0: oldest 2023-11-14T22:13:2")
+    assert heading.split() == ["segment", "bytes", "used", "frames", "living", "dead"]
+    assert row.split()[0] == "1"
+
+
+def test_every_worker_is_looked_at_in_the_order_of_their_numbers(top, capsys):
+    for worker in ("worker-10", "worker-2", "worker-0"):
+        filled(top / worker, 1)
+    _, printed = asked(capsys, "stat", "--spool", top)
+    assert [w["worker"] for w in printed["workers"]] == ["worker-0", "worker-2", "worker-10"]
+
+
+def test_the_directory_may_come_from_the_environment(top, capsys, monkeypatch):
+    filled(top / "worker-0", 1)
+    monkeypatch.setenv("GWRELAY_SPOOL", str(top))
+    assert run(["spool", "stat"]) == 0
+    assert "1 messages" in capsys.readouterr().out
+
+
+# verify.
+
+
+def test_verify_of_a_whole_spool_is_status_0(top, capsys):
+    filled(top / "worker-0")
+    assert asked(capsys, "verify", "--spool", top) == (
+        0,
+        {
+            "spool": str(top),
+            "whole": True,
+            "workers": [
+                {
+                    "worker": "worker-0",
+                    "in_use_by": None,
+                    "whole": True,
+                    "segments": 1,
+                    "frames": 3,
+                    "messages": 3,
+                    "lost_frames": 0,
+                    "damaged_bytes": 0,
+                    "findings": [],
+                    "incomplete_messages": [],
+                    "quarantine": [],
+                }
+            ],
+        },
+    )
+    assert run(["spool", "verify", "--spool", str(top)]) == 0
+    assert capsys.readouterr().out == "worker-0: whole: 1 segments, 3 frames, 3 messages\n"
+
+
+def test_verify_names_the_place_and_the_message_of_a_flipped_byte(top, capsys):
+    names = filled(top / "worker-0")
+    offset, length = frames(segment_of(top).read_bytes())[1]
+    flip(segment_of(top), offset + length - 1)
+    before = picture(top)
+    status, printed = asked(capsys, "verify", "--spool", top)
+    (worker,) = printed["workers"]
+    assert (status, printed["whole"]) == (1, False)
+    assert (worker["lost_frames"], worker["damaged_bytes"], worker["messages"]) == (1, length, 2)
+    assert worker["findings"] == [
+        {
+            "what": "lost frames",
+            "segment": 1,
+            "offset": offset,
+            "bytes": length,
+            "lost_frames": 1,
+            "records": [{"record": "PUT", "id": names[1]}],
+        }
+    ]
+    assert run(["spool", "verify", "--spool", str(top)]) == 1
+    assert capsys.readouterr().out == (
+        f"worker-0: segment 1 at {offset}: lost frames, {length} bytes, at least 1 frames: "
+        f"PUT {names[1]}\n"
+        "worker-0: DAMAGED: 1 segments, 2 frames, 2 messages\n"
+    )
+    assert picture(top) == before
+
+
+def test_verify_of_a_truncated_segment_is_status_1(top, capsys):
+    names = filled(top / "worker-0")
+    file = segment_of(top)
+    offset, length = frames(file.read_bytes())[2]
+    os.truncate(file, offset + length - 7)
+    status, printed = asked(capsys, "verify", "--spool", top)
+    (finding,) = printed["workers"][0]["findings"]
+    assert status == 1
+    assert (finding["what"], finding["offset"], finding["bytes"]) == (
+        "torn tail",
+        offset,
+        length - 7,
+    )
+    assert finding["records"] == [{"record": "PUT", "id": names[2]}]
+
+
+def test_verify_names_a_message_whose_pieces_vanished_with_a_segment(top, capsys):
+    log = Spool(top / "worker-0", segment_bytes=2048)
+    store = SpoolStore(log)
+    key = store.next_id()
+    for n in range(3):
+        store.add_piece(key, n, b"x" * 1500)
+        store.flush()
+    message = Message(key, 1_700_000_000.0, 4504, ENVELOPE)
+    store.accept(NewMessage(message, first_state(message), b"last", 3))
+    store.close()
+    content = ["spool", "dump", "--spool", str(top), "--content", message_name(key)]
+    assert run(content) == 0
+    assert capsys.readouterr().out == "x" * 4500 + "last"
+    segment_of(top, number=2).unlink()
+    status, printed = asked(capsys, "verify", "--spool", top)
+    assert status == 1
+    assert printed["workers"][0]["incomplete_messages"] == [
+        {"id": message_name(key), "missing_pieces": [1]}
+    ]
+    assert run(["spool", "verify", "--spool", str(top)]) == 1
+    assert f"message {message_name(key)} misses parts of its content: 1\n" in (
+        capsys.readouterr().out
+    )
+    # Nothing of what is damaged is given out, but it is listed.
+    assert run(content) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"gwrelay: error: message {message_name(key)} is damaged: ")
+    status, printed = asked(capsys, "dump", "--spool", top)
+    assert (status, printed["id"]) == (1, message_name(key))
+    assert printed["damaged"] == "misses parts of its content: 1"
+    assert printed["envelope"]["reverse_path"] == "me@example.com"
+
+
+def test_one_damaged_worker_of_two_is_status_1(top, capsys):
+    for worker in ("worker-0", "worker-1"):
+        filled(top / worker)
+    flip(segment_of(top, "worker-1"), FIRST + 30)
+    status, printed = asked(capsys, "verify", "--spool", top)
+    assert status == 1
+    assert [worker["whole"] for worker in printed["workers"]] == [True, False]
+
+
+# dump.
+
+
+def test_dump_prints_envelope_and_state_of_each_message(top, capsys):
+    names = filled(top / "worker-0")
+    assert run(["spool", "dump", "--spool", str(top)]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [message["id"] for message in printed] == names
+    first = printed[0]
+    arrived_at = first["arrived_at"]
+    assert 1_700_000_000 <= arrived_at < 1_700_000_100
+    plain = {"notify": "", "orcpt": ""}
+    assert first == {
+        "id": names[0],
+        "worker": "worker-0",
+        "damaged": None,
+        "arrived_at": arrived_at,
+        "size_bytes": len(AWKWARD) + 1,
+        "envelope": {
+            "reverse_path": "me@example.com",
+            "recipients": [
+                {"address": "you@a.example", **plain},
+                {"address": "they@b.example", **plain},
+            ],
+            "body": "7BIT",
+            "smtputf8": False,
+            "ret": "",
+            "envid": "",
+        },
+        "is_bounce": False,
+        "open": [
+            {"destination": "a.example", "recipients": [0], "attempts": 0, "due_at": arrived_at},
+            {"destination": "b.example", "recipients": [1], "attempts": 0, "due_at": arrived_at},
+        ],
+    }
+
+
+def test_dump_prints_those_that_are_named_and_misses_the_rest(top, capsys):
+    names = filled(top / "worker-0")
+    absent = message_name(5)
+    assert run(["spool", "dump", "--spool", str(top), names[2].upper(), absent, names[0]]) == 1
+    captured = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in captured.out.splitlines()] == [names[0], names[2]]
+    assert captured.err == f"gwrelay: error: message {absent} is not in the spool\n"
+
+
+def test_content_comes_out_byte_for_byte(top, capsysbinary):
+    names = filled(top / "worker-0")
+    filled(top / "worker-1", 1, now=1_600_000_000.0)
+    assert run(["spool", "dump", "--spool", str(top), "--content", names[1]]) == 0
+    captured = capsysbinary.readouterr()
+    assert (captured.out, captured.err) == (AWKWARD + b"1", b"")
+
+
+def test_content_of_a_message_that_is_not_there_is_status_1(top, capsys):
+    filled(top / "worker-0")
+    assert run(["spool", "dump", "--spool", str(top), "--content", message_name(5)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"gwrelay: error: message {message_name(5)} is not in the spool\n"
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize("command", ["stat", "verify", "dump"])
+def test_a_mistake_is_one_line_and_status_2(top, command, capsys):
+    cases = {
+        (): "--spool: not given; write --spool DIR or GWRELAY_SPOOL=DIR",
+        ("--spool", f"{top}/no"): (
+            f"--spool {top}/no: No such file or directory; name serve's --spool"
+        ),
+        ("--spool", str(top)): f"--spool {top}: no spool, it holds no worker-0",
+    }
+    for arguments, line in cases.items():
+        assert run(["spool", command, *arguments]) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", f"gwrelay: error: {line}\n")
+    assert list(top.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "il0000000000u", "0" * 14, "001k0xanxg8zé"])
+def test_what_is_no_message_id_is_status_2(top, name, capsys):
+    filled(top / "worker-0", 1)
+    assert run(["spool", "dump", "--spool", str(top), name]) == 2
+    assert capsys.readouterr().err == (
+        f"gwrelay: error: {name!r} is no message id; "
+        "write 13 letters and digits, as the log and events do\n"
+    )
+
+
+@pytest.mark.parametrize("more", [[], ["0" * 13, "1" * 13], ["0" * 13, "--json"]])
+def test_content_wants_exactly_one_id(top, more, capsys):
+    assert run(["spool", "dump", "--spool", str(top), "--content", *more]) == 2
+    assert capsys.readouterr().err.startswith("gwrelay: error: --content: ")
+
+
+@pytest.mark.parametrize("number", [0, 1, 31, 32, 1_700_000_000_000_000, 32**13 - 1])
+def test_a_message_id_is_read_back_from_its_name(number):
+    assert message_id(message_name(number)) == number
+
+
+@pytest.mark.parametrize("command", ["stat", "verify", "dump"])
+def test_help_suffices(command, capsys):
+    assert run(["spool", command, "--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("--spool DIR", "GWRELAY_SPOOL", "--json"):
+        assert word in out
+
+
+# Beside a running gateway.
+
+
+def test_the_commands_work_beside_the_holder_and_change_nothing(top, capsysbinary):
+    names = filled(top / "worker-0", 2)
+    queue = Queue.open(top / "worker-0", hostname="gw.example.com")
+    with segment_of(top).open("ab") as tail:
+        tail.write(b"a frame that is being written")
+    before = picture(top)
+    status, printed = asked(capsysbinary, "verify", "--spool", top)
+    assert (status, printed["workers"][0]["in_use_by"]) == (0, os.getpid())
+    assert run(["spool", "verify", "--spool", str(top)]) == 0
+    assert capsysbinary.readouterr().out.decode() == (
+        f"worker-0: in use by process {os.getpid()}\n"
+        "worker-0: whole: 1 segments, 2 frames, 2 messages\n"
+    )
+    assert asked(capsysbinary, "stat", "--spool", top)[1]["workers"][0]["in_use_by"] == os.getpid()
+    assert run(["spool", "dump", "--spool", str(top), names[0]]) == 0
+    assert run(["spool", "dump", "--spool", str(top), "--content", names[0]]) == 0
+    assert picture(top) == before
+    queue.close()
+
+
+def test_no_command_changes_a_damaged_spool_that_nobody_holds(top, capsys):
+    filled(top / "worker-0")
+    flip(segment_of(top), FIRST + 40)
+    with segment_of(top).open("ab") as tail:
+        tail.write(b"torn")
+    (top / "worker-0" / "lock").unlink()
+    (top / "worker-0").chmod(0o755)
+    before = picture(top)
+    for command in ("stat", "verify", "dump"):
+        run(["spool", command, "--spool", str(top)])
+    assert picture(top) == before
+
+
+def test_no_greenlet_is_loaded_for_it(top):
+    filled(top / "worker-0")
+    script = (
+        "import sys; from gwrelay.cli import run; "
+        f"run(['spool', 'verify', '--spool', {str(top)!r}]); sys.exit('gevent' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], timeout=30, check=False).returncode == 0
