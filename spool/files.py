@@ -134,6 +134,10 @@ class Files:
     def close_file(self, fd: int) -> None:
         os.close(fd)
 
+    def subdirectory(self, name: str) -> "Files":
+        """The directory `name` in this one, created 0700 when missing.  SpoolOwner, OSError."""
+        return Files(os.path.join(self._path, name), self._sync)
+
     def close(self) -> None:
         """Let go of the directory and the lock."""
         for fd in (self._lock, self._directory):

@@ -1,7 +1,8 @@
 """Reading a log back: which segments there are, what each says, and what was lost.
 
 A damaged, truncated, empty or vanished segment never stops the start: what verifies is used,
-what does not is counted and logged.  Nothing is written here but the cut of a torn tail.
+what does not is counted, logged and kept aside.  Nothing is written to the log here but the cut
+of a torn tail.
 """
 
 import errno
@@ -16,6 +17,7 @@ from spool.errors import CorruptFrame, SpoolVersion
 from spool.files import Files
 from spool.frame import AnyRecord, Seal, decode
 from spool.index import Place
+from spool.quarantine import Quarantine
 from spool.segment import HEADER_SEARCH, Header
 
 #: Ours to solve, and no sign of a damaged file: too many open files, no memory.
@@ -98,6 +100,7 @@ def replay(
     Holds one window of one segment at a time.  The last segment's torn tail is cut off.
     """
     seals = find_seals(files, found.row)
+    quarantine = Quarantine(files, logger)
     last = max(found.row, default=None)
     for number, segment in list(found.row.items()):
         name = segments.name_of(number)
@@ -111,7 +114,7 @@ def replay(
             found.unreadable.add(number)
             continue
         try:
-            _replay_one(files, fd, segment, seals.get(number), apply, counters, logger)
+            _replay_one(files, fd, segment, seals.get(number), apply, counters, quarantine, logger)
             # A seal may say that nothing in it counts: then that is no riddle.
             void = number in seals and not seals[number].serial
             hollow = not segment.intact and not segment.serial and not void
@@ -119,7 +122,7 @@ def replay(
                 logger.error("spool: nothing in %s verifies, left aside", name)
                 _leave_aside(found, number)
             elif number == last:
-                _cut_tail(files, fd, segment, counters, logger)
+                _cut_tail(files, fd, segment, counters, quarantine, logger)
         finally:
             files.close_file(fd)
 
@@ -144,11 +147,14 @@ def _replay_one(
     seal: Seal | None,
     apply: Apply,
     counters: Counters,
+    quarantine: Quarantine,
     logger: logging.Logger,
 ) -> None:
     name = segments.name_of(segment.number)
-    for found in passage(reader(files, fd), files.size(fd), segment, seal):
+    read = reader(files, fd)
+    for found in passage(read, files.size(fd), segment, seal):
         if isinstance(found, Gap):
+            quarantine.keep(read, segment.number, found.offset, found.size)
             if found.missing:
                 _lost(name, found.missing, found.size, counters, logger)
         else:
@@ -182,7 +188,12 @@ def _lost(name: str, frames: int, size: int, counters: Counters, logger: logging
 
 
 def _cut_tail(
-    files: Files, fd: int, segment: Segment, counters: Counters, logger: logging.Logger
+    files: Files,
+    fd: int,
+    segment: Segment,
+    counters: Counters,
+    quarantine: Quarantine,
+    logger: logging.Logger,
 ) -> None:
     """Only of the last segment, the one that was being written when the process ended."""
     torn = files.size(fd) - segment.end
@@ -191,6 +202,7 @@ def _cut_tail(
     counters.torn_bytes += torn
     name = segments.name_of(segment.number)
     logger.warning("spool: %s: torn tail of %d bytes cut at %d", name, torn, segment.end)
+    quarantine.keep(reader(files, fd), segment.number, segment.end, torn)  # before it is gone
     files.cut(fd, segment.end)
 
 

@@ -9,8 +9,8 @@ import logging
 import os
 
 from spool.files import Files
+from spool.quarantine import QUARANTINE
 
-QUARANTINE = "quarantine"
 _LOCK = "lock"
 _LOCKS = "/proc/locks"
 #: What st_blocks counts in, whatever the filesystem's own block is.

@@ -244,6 +244,30 @@ def test_one_damaged_worker_of_two_is_status_1(top, capsys):
     assert [worker["whole"] for worker in printed["workers"]] == [True, False]
 
 
+def test_verify_lists_what_a_start_kept_aside(top, capsys):
+    filled(top / "worker-0")
+    offset, length = frames(segment_of(top).read_bytes())[1]
+    flip(segment_of(top), offset + length - 1)
+    Spool(top / "worker-0").close()
+    (file,) = (top / "worker-0" / "quarantine").iterdir()
+    status, printed = asked(capsys, "verify", "--spool", top)
+    assert status == 1
+    assert printed["workers"][0]["quarantine"] == [{"name": file.name, "bytes": length}]
+    run(["spool", "verify", "--spool", str(top)])
+    line = f"worker-0: kept aside: quarantine/{file.name}, {length} bytes\n"
+    assert line in capsys.readouterr().out
+
+
+def test_what_was_kept_aside_is_no_damage_once_the_log_is_whole_again(top, capsys):
+    filled(top / "worker-0")
+    with segment_of(top).open("ab") as tail:
+        tail.write(b"torn")
+    assert asked(capsys, "verify", "--spool", top)[0] == 1
+    Spool(top / "worker-0").close()
+    status, printed = asked(capsys, "verify", "--spool", top)
+    assert (status, len(printed["workers"][0]["quarantine"])) == (0, 1)
+
+
 # dump.
 
 

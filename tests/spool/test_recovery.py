@@ -52,6 +52,11 @@ def contents(path: Path) -> dict[int, tuple[bytes, bytes, bytes] | str]:
     return found
 
 
+def empty(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir(mode=0o700)
+
+
 def frame_ends(raw: bytes) -> list[int]:
     """Offsets just past each frame of a whole segment, FIRST at the beginning."""
     ends = [FIRST]
@@ -95,8 +100,7 @@ def test_a_log_cut_anywhere_keeps_all_whole_frames_before_the_cut(
         assert dict(spool.items()) == {**states[whole], 99: b"after"}, cut
         assert spool.counters.lost_frames == 0
         spool.close()
-        for path in tmp_path.iterdir():
-            path.unlink()
+        empty(tmp_path)
 
 
 def test_a_flipped_byte_costs_the_frame_it_is_in_and_no_other(
@@ -120,8 +124,7 @@ def test_a_flipped_byte_costs_the_frame_it_is_in_and_no_other(
 
 
 def contents_of(path: Path, raw: bytes) -> dict[int, tuple[bytes, bytes, bytes] | str]:
-    for old in path.iterdir():
-        old.unlink()
+    empty(path)
     (path / name_of(1)).write_bytes(raw)
     return contents(path)
 
