@@ -191,7 +191,8 @@ def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
 def spool_group() -> None:
     """Look into the spool.
 
-    Reads the log itself and changes nothing: works with and without a gateway running on it.
+    All but repair read the log itself and change nothing: they work with and without a gateway
+    running on it.
     """
 
 
@@ -240,6 +241,24 @@ def spool_dump(ids: Sequence[str], directory: str | None, content: bool, as_json
     if content:
         return int(tools.dump_content(_given_spool(directory), ids[0]))
     return int(tools.dump(_given_spool(directory), ids))
+
+
+@spool_group.command("repair", short_help="Drop messages whose content is damaged.")
+@_spool_option
+@click.option("--dry-run", is_flag=True, help="Only say which these are.")
+@_json_option
+def spool_repair(directory: str | None, dry_run: bool, as_json: bool) -> int:
+    """Drop messages that miss a part of their content.
+
+    They can never be delivered.  What is left of each is kept in the directory quarantine
+    beside the segments: repair-ID.json (envelope and state) and repair-ID.content.  Nobody else
+    is told: do so by the reverse-path in the report.  Changes nothing else in the log, but for
+    what every start does.
+
+    Exit status 3, with nothing done, while a gateway has the spool.
+    """
+    tools = _spool_tools()
+    return int(tools.repair(_given_spool(directory), dry_run=dry_run, as_json=as_json))
 
 
 def _spool_tools() -> Any:

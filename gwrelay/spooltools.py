@@ -1,13 +1,13 @@
 """`gwrelay spool ...`: what the log says of itself, read beside a running gateway or without one.
 
-Never writes to the spool: spool.audit reads, and here its keys become messages and its findings
-lines or JSON.  Each command takes the directory that `serve` was given, and goes through every
-worker's; it prints and returns its exit status.
+spool.audit reads, and here its keys become messages and its findings lines or JSON.  Nothing is
+written but by `repair`, which must have the spool to itself.  Each command takes the directory
+that `serve` was given, and goes through every worker's; it prints and returns its exit status.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,13 @@ from rich.progress import Progress
 import spool
 from gwrelay.errors import ConfigError, GatewayError, StoreFailed
 from gwrelay.message.envelope import message_id, message_name
+from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.store import decode_message, decode_state
-from spool.audit import Audit, Finding, SegmentCount
+from spool.audit import Audit, Finding, SegmentCount, holder_of
+from spool.quarantine import set_aside
+
+#: Somebody has the spool.
+REFUSED_STATUS = 3
 
 #: Less than this is read before a progress bar could be.
 _LONG_BYTES = 64 * 1024 * 1024
@@ -90,6 +95,75 @@ def dump_content(directory: str, name: str) -> int:
                 _print_content(audit, key)
                 return 0
     raise StoreFailed(f"message {message_name(key)} is not in the spool")
+
+
+def repair(directory: str, *, dry_run: bool, as_json: bool) -> int:
+    """Drop messages whose content is not whole, after setting aside what is left of them.
+
+    0, also when there is nothing to do; REFUSED_STATUS, with nothing done, while somebody has
+    one of the spools.
+    """
+    paths = _workers(directory)
+    for path in paths:
+        pid = holder_of(path)
+        if pid is not None:
+            return _refused(path, pid)
+    found = []
+    for path in paths:
+        if dry_run:
+            with _audit(path) as audit:
+                found.append(_repairs(path.name, audit))
+            continue
+        try:
+            log = open_spool(path)
+        except StoreFailed as error:
+            if isinstance(error.__cause__, spool.SpoolLocked):
+                return _refused(path, error.__cause__.pid)
+            raise
+        with closing(SpoolStore(log)) as store, _audit(path) as audit:
+            found.append(_repairs(path.name, audit))
+            for message in found[-1]["messages"]:
+                _set_aside(path, audit, message)
+                store.settle(message_id(message["id"]), None, None)
+            store.flush()
+    if as_json:
+        _print_json({"spool": directory, "dry_run": dry_run, "workers": found})
+    else:
+        for worker in found:
+            click.echo("\n".join(_repair_lines(worker, dry_run)))
+    return 0
+
+
+def _refused(path: Path, pid: int | None) -> int:
+    holder = "another process" if pid is None else f"process {pid}"
+    click.echo(f"gwrelay: error: {path} is in use by {holder}; stop it first", err=True)
+    return REFUSED_STATUS
+
+
+def _repairs(worker: str, audit: Audit) -> dict[str, Any]:
+    keys = audit.keys()
+    described = [_described(worker, audit, key) for key in keys if audit.missing(key)]
+    return {"worker": worker, "messages": [each for each in described if each is not None]}
+
+
+def _set_aside(path: Path, audit: Audit, message: dict[str, Any]) -> None:
+    """On return all that is left of the message is durable elsewhere.  StoreFailed."""
+    name = f"repair-{message['id']}"
+    try:
+        set_aside(path, f"{name}.content", audit.remains(message_id(message["id"])))
+        set_aside(path, f"{name}.json", [msgspec.json.encode(message) + b"\n"])
+    except (OSError, spool.SpoolError) as error:
+        raise StoreFailed(f"message {message['id']} is kept: no report of it: {error}") from error
+
+
+def _repair_lines(worker: dict[str, Any], dry_run: bool) -> Iterator[str]:
+    name = worker["worker"]
+    for message in worker["messages"]:
+        verb = "would be dropped" if dry_run else "dropped"
+        aside = "" if dry_run else f"; see quarantine/repair-{message['id']}.json and .content"
+        yield f"{name}: message {message['id']} {verb}: {message['damaged']}{aside}"
+    if not worker["messages"]:
+        yield f"{name}: nothing to repair"
 
 
 def _print_content(audit: Audit, key: int) -> None:

@@ -93,7 +93,8 @@ class Audit:
         self, path: str | os.PathLike[str], progress: Progress = lambda done, total: None
     ) -> None:
         self.path = os.fspath(path)
-        self.findings: list[Finding] = []
+        # A dict for its order: the last segment is read twice, and its findings count once.
+        self._findings: dict[Finding, None] = {}
         self._index = Index()
         self._chunks: dict[int, int] = {}
         self._row: dict[int, Segment] = {}
@@ -137,6 +138,11 @@ class Audit:
         ]
 
     @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, in the order of the log."""
+        return list(self._findings)
+
+    @property
     def living_bytes(self) -> int:
         return self._index.living_bytes
 
@@ -163,15 +169,20 @@ class Audit:
 
     def body(self, key: int) -> Iterator[bytes]:
         """The pieces in order, each verified.  Raises as head() does, also between two."""
-        put = self._put(key)
         if self.missing(key):
             raise CorruptFrame(0, f"key {key} misses pieces {self.missing(key)}")
+        yield from self.remains(key)
+
+    def remains(self, key: int) -> Iterator[bytes]:
+        """What is left of the body: as body(), without the pieces that are missing."""
+        put = self._put(key)
         for seq, place in enumerate(self._index.chunks(key)[: put.chunks]):
-            yield next(
-                record.piece
-                for record in self._batch(place or Place(0, 0, 0))
-                if type(record) is Chunk and record.key == key and record.seq == seq
-            )
+            if place is not None:
+                yield next(
+                    record.piece
+                    for record in self._batch(place)
+                    if type(record) is Chunk and record.key == key and record.seq == seq
+                )
         yield put.body
 
     def _put(self, key: int) -> Put:
@@ -292,14 +303,21 @@ class Audit:
         frames: int = 0,
         named: tuple[tuple[str, int], ...] = (),
     ) -> None:
-        finding = Finding(what, segment, offset, size, frames, named)
-        if finding not in self.findings:  # the last segment is read twice
-            self.findings.append(finding)
+        self._findings[Finding(what, segment, offset, size, frames, named)] = None
 
     def _named(
         self, read: Callable[[int, int], bytes], gap: Gap, tag: bytes
     ) -> tuple[tuple[str, int], ...]:
         return keys_named(read(gap.offset, min(gap.size, _SEARCHED_BYTES)), tag)
+
+
+def holder_of(path: str | os.PathLike[str]) -> int | None:
+    """The pid of the process that has the spool; None if nobody has.  OSError."""
+    files = Viewed(os.fspath(path))
+    try:
+        return files.holder()
+    finally:
+        files.close()
 
 
 def keys_named(damaged: bytes, tag: bytes) -> tuple[tuple[str, int], ...]:

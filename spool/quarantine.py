@@ -2,13 +2,14 @@
 
 One file for each stretch of bytes, in the directory `quarantine` of the spool, which is made when
 it is first needed.  Nobody reads them back but people, nobody removes them but people.  Keeping
-is worth less than starting: whatever goes wrong here is logged, and that is all.
+is worth less than starting: whatever goes wrong in keep() is logged, and that is all.
 """
 
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from zlib import crc32
 
 from spool.errors import SpoolError
@@ -65,8 +66,17 @@ class Quarantine:
         taken = sum(max(each, _BLOCK_BYTES) for each in sizes.values())
         if taken + max(size, _BLOCK_BYTES) > self._limit_bytes:
             raise OSError(errno.EDQUOT, f"the quarantine holds {taken} bytes; empty it")
-        _copy(directory, name, read, offset, size)
+        _write(directory, name, _windows(read, offset, size))
         self._logger.warning("spool: %d bytes kept aside as %s/%s", size, QUARANTINE, name)
+
+
+def set_aside(path: str | os.PathLike[str], name: str, parts: Iterable[bytes]) -> None:
+    """Keep `parts` as the file `name` in the quarantine of the spool at `path`, durably, in place
+    of one of that name.  For whoever has the spool; without a bound.  OSError, SpoolOwner."""
+    with contextlib.closing(Files(os.path.join(path, QUARANTINE), os.fdatasync)) as directory:
+        if name in directory.names():
+            directory.remove(name)
+        _write(directory, name, parts)
 
 
 def _extent(read: Read, offset: int, size: int) -> tuple[int, int]:
@@ -105,20 +115,27 @@ def _size_of(directory: Files, name: str) -> int:
         directory.close_file(fd)
 
 
-def _copy(directory: Files, name: str, read: Read, offset: int, size: int) -> None:
+def _windows(read: Read, offset: int, size: int) -> Iterator[bytes]:
+    for at in range(0, size, _WINDOW):
+        yield read(offset + at, min(_WINDOW, size - at))
+
+
+def _write(directory: Files, name: str, parts: Iterable[bytes]) -> None:
     """A whole, durable file, or none."""
     fd = directory.create(name)
     try:
         done = 0
-        while done < size:
-            window = read(offset + done, min(_WINDOW, size - done))
-            written = directory.write(fd, [window], done) if window else 0
-            if not written:
-                raise OSError(errno.ENOSPC, "nothing was written")
-            done += written
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                written = directory.write(fd, [rest], done)
+                if not written:
+                    raise OSError(errno.ENOSPC, "nothing was written")
+                done += written
+                rest = rest[written:]
         directory.sync(fd)
         directory.sync_directory()
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             directory.remove(name)
         raise

@@ -201,36 +201,37 @@ def test_verify_of_a_truncated_segment_is_status_1(top, capsys):
     assert finding["records"] == [{"record": "PUT", "id": names[2]}]
 
 
-def test_verify_names_a_message_whose_pieces_vanished_with_a_segment(top, capsys):
-    log = Spool(top / "worker-0", segment_bytes=2048)
-    store = SpoolStore(log)
+def filled_in_pieces(directory):
+    """A message of three pieces and an end, each in a segment of its own.  → its name."""
+    store = SpoolStore(Spool(directory, segment_bytes=2048))
     key = store.next_id()
     for n in range(3):
-        store.add_piece(key, n, b"x" * 1500)
+        store.add_piece(key, n, b"%d" % n * 1500)
         store.flush()
     message = Message(key, 1_700_000_000.0, 4504, ENVELOPE)
     store.accept(NewMessage(message, first_state(message), b"last", 3))
     store.close()
-    content = ["spool", "dump", "--spool", str(top), "--content", message_name(key)]
+    return message_name(key)
+
+
+def test_verify_names_a_message_whose_pieces_vanished_with_a_segment(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    content = ["spool", "dump", "--spool", str(top), "--content", name]
     assert run(content) == 0
-    assert capsys.readouterr().out == "x" * 4500 + "last"
+    assert capsys.readouterr().out == "0" * 1500 + "1" * 1500 + "2" * 1500 + "last"
     segment_of(top, number=2).unlink()
     status, printed = asked(capsys, "verify", "--spool", top)
     assert status == 1
-    assert printed["workers"][0]["incomplete_messages"] == [
-        {"id": message_name(key), "missing_pieces": [1]}
-    ]
+    assert printed["workers"][0]["incomplete_messages"] == [{"id": name, "missing_pieces": [1]}]
     assert run(["spool", "verify", "--spool", str(top)]) == 1
-    assert f"message {message_name(key)} misses parts of its content: 1\n" in (
-        capsys.readouterr().out
-    )
+    assert f"message {name} misses parts of its content: 1\n" in (capsys.readouterr().out)
     # Nothing of what is damaged is given out, but it is listed.
     assert run(content) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"gwrelay: error: message {message_name(key)} is damaged: ")
+    assert captured.err.startswith(f"gwrelay: error: message {name} is damaged: ")
     status, printed = asked(capsys, "dump", "--spool", top)
-    assert (status, printed["id"]) == (1, message_name(key))
+    assert (status, printed["id"]) == (1, name)
     assert printed["damaged"] == "misses parts of its content: 1"
     assert printed["envelope"]["reverse_path"] == "me@example.com"
 
@@ -328,6 +329,76 @@ def test_content_of_a_message_that_is_not_there_is_status_1(top, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"gwrelay: error: message {message_name(5)} is not in the spool\n"
+
+
+# repair.
+
+
+def test_repair_drops_what_is_not_whole_and_keeps_what_is_left_of_it(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    others = filled(top / "worker-0", now=1_800_000_000.0)
+    segment_of(top, number=2).unlink()
+    status, printed = asked(capsys, "repair", "--spool", top)
+    (worker,) = printed["workers"]
+    assert (status, [message["id"] for message in worker["messages"]]) == (0, [name])
+    kept = top / "worker-0" / "quarantine"
+    assert sorted(path.name for path in kept.iterdir()) == [
+        f"repair-{name}.content",
+        f"repair-{name}.json",
+    ]
+    content = b"0" * 1500 + b"2" * 1500 + b"last"
+    assert (kept / f"repair-{name}.content").read_bytes() == content
+    assert {path.stat().st_mode & 0o777 for path in kept.iterdir()} == {0o600}
+    report = json.loads((kept / f"repair-{name}.json").read_bytes())
+    assert report == worker["messages"][0]
+    assert report["envelope"]["reverse_path"] == "me@example.com"
+    run(["spool", "dump", "--spool", str(top)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == others
+    # And once more: there is nothing left to do.
+    assert run(["spool", "repair", "--spool", str(top)]) == 0
+    assert capsys.readouterr().out == "worker-0: nothing to repair\n"
+
+
+def test_a_dry_run_says_what_it_would_do_and_changes_nothing(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=2).unlink()
+    before = picture(top)
+    assert run(["spool", "repair", "--dry-run", "--spool", str(top)]) == 0
+    assert capsys.readouterr().out == (
+        f"worker-0: message {name} would be dropped: misses parts of its content: 1\n"
+    )
+    status, printed = asked(capsys, "repair", "--dry-run", "--spool", top)
+    assert (status, printed["dry_run"]) == (0, True)
+    assert picture(top) == before
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_repair_is_refused_with_status_3_while_a_worker_is_in_use(top, more, capsys):
+    filled_in_pieces(top / "worker-0")
+    segment_of(top, number=2).unlink()
+    held = Spool(top / "worker-1")
+    before = picture(top)
+    assert run(["spool", "repair", "--spool", str(top), *more]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"gwrelay: error: {top}/worker-1 is in use by process {os.getpid()}; stop it first\n"
+    )
+    assert picture(top) == before
+    held.close()
+
+
+def test_repair_drops_nothing_it_cannot_report(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=2).unlink()
+    (top / "worker-0" / "quarantine").write_text("in the way")
+    assert run(["spool", "repair", "--spool", str(top)]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[-1].startswith(
+        f"gwrelay: error: message {name} is kept: no report of it: "
+    )
+    assert asked(capsys, "dump", "--spool", top)[1]["id"] == name
 
 
 # Mistakes.
