@@ -15,7 +15,16 @@ from spool import segment as segments
 from spool.errors import CorruptFrame
 from spool.frame import HEADER, AnyRecord, Chunk, Drop, Put, Seal, decode
 from spool.index import Index, Place
-from spool.recovery import Gap, Segment, check_version, find_seals, passage, reader, survey
+from spool.recovery import (
+    Gap,
+    Segment,
+    check_version,
+    find_seals,
+    holds_torn,
+    passage,
+    reader,
+    survey,
+)
 from spool.viewing import Viewed
 
 # What can be found wrong.
@@ -290,7 +299,7 @@ class Audit:
             else:
                 self._find(NOTHING, segment.number, 0, size)
             return
-        if seal is None and self.holder is None and not _is_blank(read, segment.end, size):
+        if seal is None and self.holder is None and holds_torn(read, segment, size):
             gap = Gap(segment.end, size - segment.end, 0)
             self._find(TORN, segment.number, *gap, self._named(read, gap, segment.tag))
 

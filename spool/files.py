@@ -125,8 +125,20 @@ class Files:
         self._sync(fd)
 
     def sync_directory(self) -> None:
-        """Makes creations and removals durable."""
+        """Makes creations, renamings and removals durable."""
         self._sync(self._directory)
+
+    def free_bytes(self) -> int:
+        """Room on the disk for such as us."""
+        found = os.fstatvfs(self._directory)
+        return found.f_bavail * found.f_frsize
+
+    def links(self, fd: int) -> int:
+        """Names the file has."""
+        return os.fstat(fd).st_nlink
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new, src_dir_fd=self._directory, dst_dir_fd=self._directory)
 
     def remove(self, name: str) -> None:
         os.unlink(name, dir_fd=self._directory)

@@ -21,6 +21,11 @@ from spool.frame import HEADER, AnyRecord, Seal, decode, encode, header
 from spool.index import Place
 from spool.recovery import Apply, Segment, replay, survey
 from spool.segment import VERSION, Header
+from spool.supply import Supply
+
+#: This part of each segment is left to settlements (`kept` entries): while the disk is full they
+#: end what was accepted, and so make room.
+_RESERVE_SHARE = 64
 
 
 class Entry:
@@ -70,9 +75,11 @@ class Log:
         """`landed` is told of entries as soon as they are durable, in the log's order."""
         self._files = files
         self._segment_bytes = segment_bytes
+        self._reserve_bytes = segment_bytes // _RESERVE_SHARE
         self._landed = landed
         self._counters = counters
         self._logger = logger
+        self._supply = Supply(files, segment_bytes, logger)
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
         self._unreadable: set[int] = set()
@@ -87,8 +94,10 @@ class Log:
         """Replay what there is, and go on behind it.  Creates nothing: the disk may be full."""
         found = survey(self._files, self._logger)
         replay(self._files, found, apply, self._counters, self._logger)
-        self._secret, self._row, self._aside, self._unreadable = found
-        self._next = max([0, *self._row, *self._aside]) + 1
+        self._secret, self._row, self._aside, self._unreadable, spares = found
+        # Above the spares' too, or frames of their earlier lives would count again.
+        highest = self._supply.open(spares, self._secret)
+        self._next = max([highest, *self._row, *self._aside]) + 1
         if self._row:
             self._continue(self._row[max(self._row)])
 
@@ -143,11 +152,19 @@ class Log:
         ]
 
     def remove(self, numbers: Sequence[int]) -> None:
-        """Delete these segments, durably.  OSError."""
+        """Delete these segments, or make spares of them, durably.  OSError."""
+        # What failed to be synced is neither trusted nor synced again.
+        failed = {seal.segment for seal in self._owed if seal.refused}
+        failed.update(*(segment.guards for segment in self._row.values()))
         for number in numbers:
-            self._files.remove(segments.name_of(number))
+            sound = self._row[number].intact and number not in failed
+            self._supply.give_back(number, sound)
             del self._row[number]
-        self._files.sync_directory()
+        self._supply.settle()
+
+    def prepare(self) -> None:
+        """Have room ready for the next segment.  May take long; not in anybody's way."""
+        self._supply.prepare()
 
     def close(self) -> None:
         if self._owes_refusal():
@@ -203,43 +220,46 @@ class Log:
     def _segment_for(self, entry: Entry) -> _Active:
         """The active segment, or the next when the frame would not fit.  OSError."""
         active = self._active
-        if active is not None:
-            if active.fresh or active.tail + entry.size <= self._segment_bytes:
-                return active
-            self._retire(active, refused=0)
-        return self._open_next()
+        if active is not None and (active.fresh or self._fits(entry, active.tail)):
+            return active
+        return self._open_next(entry.size)
 
-    def _open_next(self) -> _Active:
-        """A fresh segment: header, and as its first frame where those before it end."""
+    def _fits(self, entry: Entry, tail: int) -> bool:
+        reserve = 0 if entry.kept else self._reserve_bytes
+        return tail + entry.size + reserve <= self._segment_bytes
+
+    def _open_next(self, size: int = 0) -> _Active:
+        """A fresh segment: header, and as its first frame where those before it end.
+
+        While no file can be had, the one before stays, for what still fits.  Once it is sealed, if
+        only perhaps, nothing may be added to it.
+        """
         # Never the same number twice, whatever becomes of this file: the tag depends on it.
         number, self._next = self._next, self._next + 1
-        name = segments.name_of(number)
-        fd = self._files.create(name)
+        fd = self._supply.take(Header(VERSION, number, self._secret), size)
+        if self._active is not None:
+            self._retire(self._active, refused=0)
         active = _Active(number, segments.tag_of(self._secret, number), fd)
         try:
             self._begin(active)
-            self._files.sync_directory()
         except BaseException:
             self._files.close_file(fd)
-            self._files.remove(name)
+            self._files.remove(segments.name_of(number))
             raise
         self._row[number] = self._active = active
         return active
 
     def _begin(self, active: _Active) -> None:
-        buffers: list[bytes | memoryview] = [
-            segments.header_block(Header(VERSION, active.number, self._secret))
-        ]
-        if self._owed:
-            body = encode(self._owed)
-            buffers += [header(active.tag, 1, len(body), crc32(body)), body]
-            active.tail_serial = 1
-            active.guards = {seal.segment for seal in self._owed if seal.refused}
-        size = sum(map(len, buffers))
-        written, error = self._write(active.fd, buffers, 0)
-        if written < size:
-            raise error or OSError(errno.ENOSPC, "short write")
-        active.tail = size
+        if not self._owed:
+            return
+        body = encode(self._owed)
+        frame = header(active.tag, 1, len(body), crc32(body)) + body
+        active.tail_serial = 1
+        active.guards = {seal.segment for seal in self._owed if seal.refused}
+        _, error = self._write(active.fd, [frame], active.tail)
+        if error is not None:
+            raise error
+        active.tail += len(frame)
 
     def _append(
         self, segment: _Active, entries: Sequence[Entry], start: int
@@ -252,13 +272,12 @@ class Log:
         buffers: list[bytes | memoryview] = []
         serial, tail, stop = segment.tail_serial, segment.tail, start
         for entry in entries[start:]:
-            size = entry.size
-            if tail + size > self._segment_bytes and not (segment.fresh and stop == start):
+            if not self._fits(entry, tail) and not (segment.fresh and stop == start):
                 break
             serial += 1
             buffers += (header(segment.tag, serial, len(entry.body), entry.crc), entry.body)
             entry.segment, entry.offset = segment.number, tail
-            tail += size
+            tail += entry.size
             stop += 1
         written, error = self._write(segment.fd, buffers, segment.tail)
         reached = segment.tail + written

@@ -24,6 +24,8 @@ from spool.segment import HEADER_SEARCH, Header
 _NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: A segment's first frame is read on its own for its seals: a few, of 20 bytes at most.
 _SEALS_BYTES = 64 * 1024
+#: Bytes read at once when looking for a torn frame.
+_TAIL_WINDOW = 1024 * 1024
 
 Apply = Callable[[Place, list[AnyRecord]], None]
 
@@ -53,6 +55,8 @@ class Survey(NamedTuple):
     aside: set[int]
     #: Of those, files that could not be read.  Another start may find them full of records.
     unreadable: set[int]
+    #: Files that wait to become segments, and what their headers say.
+    spares: dict[str, Header | None]
 
 
 class Gap(NamedTuple):
@@ -66,8 +70,8 @@ class Gap(NamedTuple):
 
 def check_version(files: Files, path: str) -> None:
     """SpoolVersion when a newer program has written here.  Reads only."""
-    for number in _numbers(files):
-        header = _header(files, number)
+    headers = [_header(files, number) for number in _numbers(files)]
+    for header in [*headers, *_spares(files).values()]:
         if header is not None and header.version > segments.VERSION:
             raise SpoolVersion(path, header.version, segments.VERSION)
 
@@ -76,9 +80,12 @@ def survey(files: Files, logger: logging.Logger) -> Survey:
     """The segments, ascending.  One whose header is damaged is known by its name and by the
     secret, which every other segment repeats; an empty directory gets a new secret."""
     headers = {number: _header(files, number) for number in _numbers(files)}
-    secrets = [header.secret for header in headers.values() if header is not None]
+    spares = _spares(files)
+    # A segment's word counts for more than a spare's.
+    known = [*spares.values(), *headers.values()]
+    secrets = [header.secret for header in known if header is not None]
     secret = secrets[-1] if secrets else os.urandom(segments.SECRET_BYTES)
-    found = Survey(secret, {}, set(), set())
+    found = Survey(secret, {}, set(), set(), spares)
     for number, header in headers.items():
         if header is None:
             logger.error("spool: %s has no intact header", segments.name_of(number))
@@ -195,15 +202,30 @@ def _cut_tail(
     quarantine: Quarantine,
     logger: logging.Logger,
 ) -> None:
-    """Only of the last segment, the one that was being written when the process ended."""
-    torn = files.size(fd) - segment.end
-    if torn <= 0 or not segment.intact:
+    """Only of the last segment, the one that was being written when the process ended.
+
+    What does not have its tag is no part of it: zeros, or an earlier life of the file.
+    """
+    size = files.size(fd)
+    if not segment.intact or not holds_torn(reader(files, fd), segment, size):
         return
+    torn = size - segment.end
     counters.torn_bytes += torn
     name = segments.name_of(segment.number)
     logger.warning("spool: %s: torn tail of %d bytes cut at %d", name, torn, segment.end)
     quarantine.keep(reader(files, fd), segment.number, segment.end, torn)  # before it is gone
     files.cut(fd, segment.end)
+
+
+def holds_torn(read: Callable[[int, int], bytes], segment: Segment, size: int) -> bool:
+    """Does the tag, or as much of it as a file of `size` has, stand behind the last frame?"""
+    tag = segment.tag
+    for at in range(segment.end, size, _TAIL_WINDOW):
+        window = read(at, _TAIL_WINDOW + len(tag) - 1)
+        if tag in window:
+            return True
+    left = size - segment.end
+    return 0 < left < len(tag) and read(segment.end, left) == tag[:left]
 
 
 def find_seals(files: Files, row: dict[int, Segment]) -> dict[int, Seal]:
@@ -213,7 +235,7 @@ def find_seals(files: Files, row: dict[int, Segment]) -> dict[int, Seal]:
     """
     seals: dict[int, Seal] = {}
     for segment in row.values():
-        start = _start_of(files, segment.number, segments.FIRST + _SEALS_BYTES)
+        start = _start_of(files, segments.name_of(segment.number), segments.FIRST + _SEALS_BYTES)
         at = start.find(segment.tag)
         try:
             frame = decode(start, at, segment.tag) if at >= 0 else None
@@ -230,13 +252,18 @@ def _numbers(files: Files) -> list[int]:
 
 
 def _header(files: Files, number: int) -> Header | None:
-    return segments.find_header(_start_of(files, number, HEADER_SEARCH))
+    return segments.find_header(_start_of(files, segments.name_of(number), HEADER_SEARCH))
 
 
-def _start_of(files: Files, number: int, count: int) -> bytes:
-    """The first `count` bytes of a segment; nothing if it cannot be read."""
+def _spares(files: Files) -> dict[str, Header | None]:
+    names = [name for name in files.names() if segments.spare_number_of(name) is not None]
+    return {n: segments.find_header(_start_of(files, n, segments.FIRST)) for n in names}
+
+
+def _start_of(files: Files, name: str, count: int) -> bytes:
+    """The first `count` bytes of a file; nothing if it cannot be read."""
     try:
-        fd = files.open(segments.name_of(number))
+        fd = files.open(name)
     except OSError as error:
         if error.errno in _NOT_THE_FILE:
             raise

@@ -29,6 +29,7 @@ HEADER_SEARCH = 4096
 
 _HEADER = struct.Struct("<8sIQ16s")
 _NAME = re.compile(r"(\d{12})\.segment")
+_SPARE_NAME = re.compile(r"spare-(\d{1,9})")
 #: Bytes read at once when scanning.
 _WINDOW = 1024 * 1024
 
@@ -46,6 +47,16 @@ def name_of(number: int) -> str:
 def number_of(name: str) -> int | None:
     """The segment's number, None if `name` is no segment's."""
     match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def spare_name_of(number: int) -> str:
+    """A file that waits to become a segment; its number only tells it from the others."""
+    return f"spare-{number}"
+
+
+def spare_number_of(name: str) -> int | None:
+    match = _SPARE_NAME.fullmatch(name)
     return int(match[1]) if match else None
 
 

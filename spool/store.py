@@ -124,14 +124,18 @@ class Spool:
             raise error
 
     def run(self, stop: threading.Event) -> None:
-        """Upkeep until `stop`: commits what nobody waits for, removes segments nobody needs."""
-        while not stop.wait(UPKEEP_S):
+        """Upkeep until `stop`: commits what nobody waits for, removes segments nobody needs,
+        and has room ready for the next."""
+        delay = 0.0
+        while not stop.wait(delay):
+            delay = UPKEEP_S
             with self._upkeep:
                 if self._closed:
                     return
                 # The log reports what is refused, and settlements among it stay in the queue.
                 self._committer.flush()
                 self._sweep()
+                self._log.prepare()
 
     def items(self) -> Iterator[tuple[int, bytes]]:
         """(key, newest state) of every living key, oldest first.  Keys that die meanwhile may
@@ -232,6 +236,10 @@ class Spool:
     def _read(self, key: int, place: Place) -> list[AnyRecord]:
         try:
             return self._log.read(place)
+        except CorruptFrame:
+            if key not in self._index:
+                raise KeyError(key) from None  # dropped, and its segment used again, under us
+            raise
         except (FileNotFoundError, LookupError) as error:
             if key not in self._index:
                 raise KeyError(key) from None  # dropped, and its segment removed, under us

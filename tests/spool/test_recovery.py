@@ -172,25 +172,33 @@ def test_lost_frames_are_counted_and_logged(
     damaged = bytearray(raw)
     damaged[ends[2] + 1] ^= 1
     damaged[ends[3] + 14] ^= 1
-    (tmp_path / name_of(1)).write_bytes(damaged + b"torn")
+    # The beginning of a frame more.
+    (tmp_path / name_of(1)).write_bytes(damaged + damaged[FIRST : FIRST + 8] + b"torn")
     spool = Spool(tmp_path)
     counters = spool.counters
     assert counters.lost_frames == 2
     assert counters.lost_bytes == ends[4] - ends[2]
-    assert counters.torn_bytes == 4
+    assert counters.torn_bytes == 12
     assert "2 frames lost" in caplog.text
-    assert "torn tail of 4 bytes" in caplog.text
+    assert "torn tail of 12 bytes" in caplog.text
     spool.close()
 
 
-def test_a_zero_filled_tail_is_cut(tmp_path: Path) -> None:
+def test_zeros_behind_the_last_frame_are_the_end_and_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Room that was made ahead of need."""
     states = write_all(tmp_path)
-    whole = (tmp_path / name_of(1)).read_bytes()
-    (tmp_path / name_of(1)).write_bytes(whole + bytes(100_000))
+    path = tmp_path / name_of(1)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bytes(100_000))
     spool = Spool(tmp_path)
-    assert (dict(spool.items()), spool.counters.torn_bytes) == (states[-1], 100_000)
-    assert (tmp_path / name_of(1)).read_bytes() == whole
+    assert (dict(spool.items()), spool.counters.torn_bytes) == (states[-1], 0)
+    spool.write([Put(99, b"after", b"", b"")])
     spool.close()
+    assert path.stat().st_size == size + 100_000
+    assert dict(reopened(tmp_path).items()) == {**states[-1], 99: b"after"}
+    assert not caplog.records
 
 
 def many_segments(path: Path, count: int = 6) -> None:

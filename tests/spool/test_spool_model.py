@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from spool import Amend, Chunk, Drop, Put, Spool, SpoolFailed, SpoolFull
 from spool.frame import Record
-from support.faulty_files import Crash, FaultyDisk
+from support.faulty_files import Crash, FaultyDisk, Rounds
 
 #: Of one key: its state and whole body; None: it does not live.
 Value = tuple[bytes, bytes] | None
@@ -185,6 +185,18 @@ class SpoolAgainstDict(RuleBasedStateMachine):
             return
         self.settled()
         assert self.found() == {k: v for k, v in self.certain.items() if v is not None}
+
+    @rule(rounds=st.integers(1, 2))
+    def upkeep(self, rounds: int) -> None:
+        """Spent segments become spares, and a spare is made when there is none."""
+        failing = len(self.disk.sync_errors) > 1
+        try:
+            self.spool.run(Rounds(rounds))
+        except Crash:
+            self.restart()
+            return
+        if failing:
+            self.doubt({})
 
     @rule(seed=st.integers(0, 2**16))
     def lose_power(self, seed: int) -> None:

@@ -7,6 +7,7 @@ in place: everything synced, and of the rest whatever sectors `random` picks, in
 import errno
 import os
 import random
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,18 @@ SECTOR = 512
 
 class Crash(BaseException):
     """The machine stops here."""
+
+
+class Rounds(threading.Event):
+    """Give it to Spool.run(): so many rounds of upkeep, without waiting."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._left = count
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._left -= 1
+        return self._left < 0
 
 
 class _File:
@@ -105,6 +118,8 @@ class FaultyDisk:
         path.unlink(missing_ok=True)
         self._durable.pop(name, None)
         if file is not None:
+            if any(file is other for other in self._durable.values()):
+                file = _File(file.content)  # a renaming of which both names are left
             threshold = self.random.choice([0.0, 0.5, 1.0])
             file.apply(lambda: self.random.random() < threshold)
             file.failed = False
@@ -117,6 +132,9 @@ class FaultyDisk:
 
     def removed(self, name: str) -> None:
         del self._present[name]
+
+    def renamed(self, old: str, new: str) -> None:
+        self._present[new] = self._present.pop(old)
 
     def changed(self, name: str, offset: int, written: bytes | None) -> None:
         self._present[name].unsynced.append((offset, written))
@@ -177,10 +195,11 @@ class FaultyFiles(Files):
         if self._disk.short_writes and len(content) > 1:
             content = content[: self._disk.random.randint(1, len(content))]
         if self._disk.room is not None:
-            content = content[: max(0, self._disk.room)]
+            there = max(0, self.size(fd) - offset)  # overwriting takes no room
+            content = content[: there + max(0, self._disk.room)]
             if not content:
                 raise OSError(errno.ENOSPC, "no room")
-            self._disk.room -= len(content)
+            self._disk.room -= max(0, len(content) - there)
         self._disk.changed(self._names[fd], offset, content)
         return super().write(fd, [content], offset)
 
@@ -198,6 +217,15 @@ class FaultyFiles(Files):
     def sync_directory(self) -> None:
         self._disk.call()
         self._disk.sync_directory()
+
+    def free_bytes(self) -> int:
+        return 1 << 40 if self._disk.room is None else max(0, self._disk.room)
+
+    def rename(self, old: str, new: str) -> None:
+        self._disk.call()
+        self._disk.renamed(old, new)
+        self._names = {fd: new if name == old else name for fd, name in self._names.items()}
+        super().rename(old, new)
 
     def remove(self, name: str) -> None:
         self._disk.call()
