@@ -1,6 +1,9 @@
 """supply.py: segments made ahead of need and used again, and what a crash leaves of that."""
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -231,3 +234,36 @@ def test_a_crash_at_any_step_loses_and_revives_nothing(
         spool.write([Drop(200)])
         assert {key for key, _ in spool.items()} == alive
         assert all(len(b"".join(spool.body(key))) == 5000 for key in alive)
+
+
+LIMITED = """
+import resource, sys, spool
+from support.faulty_files import Rounds
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
+held = spool.Spool(sys.argv[1])
+held.run(Rounds(1))
+held.write([spool.Put(1, b"one", b"", b"x" * 10000)])
+try:
+    held.write([spool.Put(2, b"refused", b"", b"x" * 10000)])
+except spool.SpoolFull as error:
+    print("full:", error)
+held.write([spool.Amend(1, b"small")], wait=False)
+held.sync()
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+held.write([spool.Put(3, b"three", b"", b"x" * 10000)])
+print(dict(held.items()))
+held.close()
+"""
+
+
+def test_a_limit_on_file_size_at_the_start_stops_no_settlement(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert ended.stdout.count("full:") == 1
+    assert ended.stdout.endswith("{1: b'small', 3: b'three'}\n")
+    assert not list(tmp_path.glob("spare-*"))
