@@ -261,8 +261,9 @@ def test_verify_lists_what_a_start_kept_aside(top, capsys):
 
 def test_what_was_kept_aside_is_no_damage_once_the_log_is_whole_again(top, capsys):
     filled(top / "worker-0")
+    tag = segment_of(top).read_bytes()[FIRST : FIRST + 8]
     with segment_of(top).open("ab") as tail:
-        tail.write(b"torn")
+        tail.write(tag + b"torn")
     assert asked(capsys, "verify", "--spool", top)[0] == 1
     Spool(top / "worker-0").close()
     status, printed = asked(capsys, "verify", "--spool", top)
@@ -475,8 +476,9 @@ def test_the_commands_work_beside_the_holder_and_change_nothing(top, capsysbinar
 def test_no_command_changes_a_damaged_spool_that_nobody_holds(top, capsys):
     filled(top / "worker-0")
     flip(segment_of(top), FIRST + 40)
+    tag = segment_of(top).read_bytes()[FIRST : FIRST + 8]
     with segment_of(top).open("ab") as tail:
-        tail.write(b"torn")
+        tail.write(tag + b"torn")
     (top / "worker-0" / "lock").unlink()
     (top / "worker-0").chmod(0o755)
     before = picture(top)

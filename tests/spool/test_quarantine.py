@@ -45,6 +45,11 @@ def damage(path: Path, frame: int) -> tuple[int, bytes]:
     return start, bytes(raw[start:end])
 
 
+def torn(path: Path, rest: bytes = b"torn") -> bytes:
+    """What a write that was cut short leaves in segment 1: its tag, and some of the rest."""
+    return (path / name_of(1)).read_bytes()[FIRST : FIRST + 8] + rest
+
+
 def kept(path: Path) -> list[tuple[str, bytes]]:
     """(name without its checksum, content) of the quarantine's files, by name."""
     files = sorted((path / "quarantine").glob("*"))
@@ -84,18 +89,27 @@ def test_a_torn_tail_is_kept_before_it_is_cut(path: Path) -> None:
     file = path / name_of(1)
     whole = file.read_bytes()
     with file.open("ab") as tail:
-        tail.write(b"torn")
+        tail.write(torn(path))
     assert living(path) == [1, 2, 3]
     assert file.read_bytes() == whole
-    assert kept(path) == [(f"{1:012}-{len(whole)}", b"torn")]
+    assert kept(path) == [(f"{1:012}-{len(whole)}", torn(path))]
+
+
+def test_a_tail_without_the_tag_is_no_tail(path: Path) -> None:
+    """It is what an earlier life of the file left there, and is written over."""
+    with (path / name_of(1)).open("ab") as tail:
+        tail.write(b"an earlier life")
+    assert living(path) == [1, 2, 3]
+    assert kept(path) == []
 
 
 def test_two_tails_torn_at_the_same_place_are_two_files(path: Path) -> None:
-    for content in (b"torn", b"worn"):
+    tails = [torn(path), torn(path, b"worn")]
+    for content in tails:
         with (path / name_of(1)).open("ab") as tail:
             tail.write(content)
         living(path)
-    assert sorted(content for _, content in kept(path)) == [b"torn", b"worn"]
+    assert sorted(content for _, content in kept(path)) == tails
 
 
 def test_zeros_are_not_kept_but_for_the_rest_of_a_sector(path: Path) -> None:
@@ -104,11 +118,11 @@ def test_zeros_are_not_kept_but_for_the_rest_of_a_sector(path: Path) -> None:
     file.write_bytes(whole + bytes(3_000_000))
     living(path)
     assert not (path / "quarantine").exists()
-    file.write_bytes(whole + bytes(2_000_000) + b"torn" + bytes(3_000_000))
+    file.write_bytes(whole + bytes(2_000_000) + torn(path) + bytes(3_000_000))
     living(path)
     ((_, content),) = kept(path)
-    assert content.rstrip(b"\0") == bytes(2_000_000) + b"torn"
-    assert len(content) - 2_000_004 < 512
+    assert content.rstrip(b"\0") == bytes(2_000_000) + torn(path)
+    assert len(content) - 2_000_012 < 512
 
 
 def test_only_the_owner_may_read_it(path: Path) -> None:
@@ -167,7 +181,7 @@ def test_a_finding_too_large_is_only_logged(path: Path, caplog: pytest.LogCaptur
     size = (path / name_of(1)).stat().st_size
     with (path / name_of(1)).open("r+b") as file:
         file.seek(size + LIMIT_BYTES)
-        file.write(b"far away")
+        file.write(torn(path))
     assert living(path) == [1, 2, 3]
     assert "could not be kept aside" in caplog.text
     assert kept(path) == []
@@ -213,7 +227,7 @@ def test_a_disk_that_refuses_it_never_stops_the_start(
     damage(path, 1)
     whole = file.stat().st_size
     with file.open("ab") as tail:
-        tail.write(b"torn")
+        tail.write(torn(path))
 
     def files(name: str, sync: Callable[[int], None]) -> Files:
         found = _Refusing(name, sync)
