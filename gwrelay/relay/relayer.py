@@ -11,6 +11,7 @@ schedules nor bounces: everything ends at its AttemptManager.
 
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -71,7 +72,7 @@ class RelayerSettings:
     source: str = ""
 
 
-class ManagedRelayerMixin:
+class ManagedRelayerMixin(ABC):
     """Takes deliveries, keeps a session, tells the attempt manager.
 
     What a subclass adds is how it introduces itself: `greet`.
@@ -91,9 +92,9 @@ class ManagedRelayerMixin:
         #: Set from outside: finish the delivery in hand, then end.
         self.stopping = False
 
+    @abstractmethod
     def greet(self, connection: Connection) -> Reply:
         """Introduce ourselves after the banner.  A reply that is not positive ends it."""
-        raise NotImplementedError
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
