@@ -3,7 +3,6 @@
 import gc
 import random
 import threading
-import time
 import tracemalloc
 from collections import Counter
 from ipaddress import ip_network
@@ -22,6 +21,7 @@ from gwrelay.mx.exchanges import (
     Rules,
 )
 from gwrelay.mx.policy import MXPolicy
+from support.processes import await_true
 from support.table_resolver import (
     SetClock,
     Table,
@@ -393,18 +393,11 @@ def ask_in_threads(desk: Desk, domains: list[str]) -> tuple[list[threading.Threa
     return threads, outcomes
 
 
-def until(condition) -> None:
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def test_however_many_wait_for_a_name_it_is_asked_for_once() -> None:
     desk = Desk(site("d.test", TWO))
     desk.resolver.gate.clear()
     threads, outcomes = ask_in_threads(desk, ["d.test", "D.test"] * 20)
-    until(lambda: desk.resolver.under_way)
+    await_true(lambda: desk.resolver.under_way, "a question under way")
     desk.resolver.gate.set()
     for thread in threads:
         thread.join(5)
@@ -416,7 +409,7 @@ def test_those_who_wait_for_a_failing_lookup_all_get_its_error() -> None:
     desk = Desk({("d.test", "MX"): servfail()})
     desk.resolver.gate.clear()
     threads, outcomes = ask_in_threads(desk, ["d.test"] * 10)
-    until(lambda: desk.resolver.under_way)
+    await_true(lambda: desk.resolver.under_way, "a question under way")
     desk.resolver.gate.set()
     for thread in threads:
         thread.join(5)
@@ -447,9 +440,9 @@ def test_a_lookup_that_breaks_off_leaves_nobody_waiting() -> None:
 
     first, second = threading.Thread(target=ask), threading.Thread(target=ask)
     first.start()
-    until(lambda: resolver.under_way)
+    await_true(lambda: resolver.under_way, "a question under way")
     second.start()
-    until(lambda: second.is_alive())
+    await_true(lambda: second.is_alive(), "the second thread")
     resolver.gate.set()
     first.join(5)
     second.join(5)
@@ -464,7 +457,7 @@ def test_no_more_questions_are_under_way_than_allowed() -> None:
     desk = Desk(table, dns_concurrency=3)
     desk.resolver.gate.clear()
     threads, outcomes = ask_in_threads(desk, [f"d{n}.test" for n in range(30)])
-    until(lambda: desk.resolver.under_way == 3)
+    await_true(lambda: desk.resolver.under_way == 3, "three questions under way")
     desk.resolver.gate.set()
     for thread in threads:
         thread.join(5)
@@ -544,7 +537,7 @@ def test_during_trouble_one_waits_for_the_name_server_and_the_others_go_on() -> 
     desk.clock.advance(6)
     desk.resolver.gate.clear()
     threads, outcomes = ask_in_threads(desk, ["d.test"])
-    until(lambda: desk.resolver.under_way)
+    await_true(lambda: desk.resolver.under_way, "a question under way")
     assert desk.outcome("d.test") == "a.test b.test"
     assert outcomes == []
     desk.resolver.gate.set()
@@ -665,7 +658,7 @@ def test_run_refreshes_until_it_is_stopped() -> None:
     stop = threading.Event()
     loop = threading.Thread(target=desk.calculator.run, args=(stop,))
     loop.start()
-    until(lambda: desk.calculator.lookups.refreshed == 1)
+    await_true(lambda: desk.calculator.lookups.refreshed == 1, "a refresh")
     stop.set()
     loop.join(5)
     assert not loop.is_alive()

@@ -18,6 +18,7 @@ from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from gwrelay.smtp.transaction import Transaction, send
 from support.authority import Authority, make_authority
 from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer
+from support.processes import await_true
 
 MX = "mx.peer.example"
 
@@ -54,13 +55,6 @@ def lost(action: Callable[[], object]) -> ConnectionLost:
         action()
     assert time.monotonic() - started < SOON_S
     return caught.value
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.fixture
@@ -641,14 +635,14 @@ def test_what_was_said_unasked_makes_it_unquiet(
 ) -> None:
     peer.once("EHLO", (POLITE, *pause, unasked))
     made = greeted(peer)
-    eventually(lambda: not made.is_quiet())
+    await_true(lambda: not made.is_quiet(), "it is noticed")
 
 
 @pytest.mark.parametrize("end", [DROP, RESET])
 def test_a_close_meanwhile_makes_it_unquiet(peer: Peer, end: object) -> None:
     peer.once("EHLO", (POLITE, end))
     made = greeted(peer)
-    eventually(lambda: not made.is_quiet())
+    await_true(lambda: not made.is_quiet(), "it is noticed")
 
 
 def test_a_421_over_tls_makes_it_unquiet(tls_peer: Peer, authority: Authority) -> None:
@@ -656,7 +650,7 @@ def test_a_421_over_tls_makes_it_unquiet(tls_peer: Peer, authority: Authority) -
     made.starttls(authority.client())
     tls_peer.once("EHLO", (POLITE, Pause(0.05), "421 4.4.2 idle too long"))
     made.ehlo()
-    eventually(lambda: not made.is_quiet())
+    await_true(lambda: not made.is_quiet(), "it is noticed")
 
 
 def test_a_session_that_is_closed_is_not_quiet(peer: Peer) -> None:

@@ -11,6 +11,7 @@ import pwd
 import re
 import shutil
 import signal
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ import pytest
 from support.processes import Program, accepts, free_port, need_root, program, run
 
 
-class _Server:
+class _Server(ABC):
     """What the servers share: a start that waits until they answer, and an end."""
 
     running: Program | None = None
@@ -40,8 +41,9 @@ class _Server:
     def __exit__(self, *_exc: object) -> None:
         self.stop()
 
+    @abstractmethod
     def start(self) -> None:
-        raise NotImplementedError
+        """Start it, and return once it is ready."""
 
     def stop(self) -> None:
         if self.running is not None:
