@@ -15,7 +15,7 @@ from spool.commit import Committer
 from spool.counters import Counters
 from spool.errors import CorruptFrame, SpoolClosed, SpoolError, SpoolFailed
 from spool.files import Files
-from spool.frame import AnyRecord, Chunk, Drop, Put, Record
+from spool.frame import Amend, AnyRecord, Chunk, Drop, Put, Record
 from spool.index import Index, Place
 from spool.log import Entry, Log
 from spool.recovery import check_version
@@ -25,6 +25,9 @@ from spool.recovery import check_version
 GATHER_BYTES = 8 * 1024 * 1024
 #: Seconds between two rounds of upkeep; twice that bounds how long anything stays unsynced.
 UPKEEP_S = 0.25
+#: Keys given out by load() in one go.
+_LOADED_AT_ONCE = 1000
+_NOTHING: tuple[bytes | None, Entry | None] = (None, None)
 
 
 class Spool:
@@ -53,6 +56,9 @@ class Spool:
         self._spoilt: dict[int, SpoolError] = {}
         #: Puts that nobody waits for, until they are durable.
         self._pending: dict[int, Put] = {}
+        #: Keys whose newest state is not durable yet: that state, None for a key that ends, and
+        #: the entry that carries it.
+        self._unlanded: dict[int, tuple[bytes | None, Entry]] = {}
         self._closed = False
         self.counters = Counters()
         name = os.fspath(path)
@@ -113,7 +119,7 @@ class Spool:
             wait = True
         entry = Entry(batch, waits=wait, kept=not wait and not has_chunks)
         if entry.kept:
-            self._note_pending(batch)
+            self._note_pending(entry)
         self._committer.write(entry)
 
     def sync(self) -> None:
@@ -146,6 +152,28 @@ class Spool:
             with contextlib.suppress(KeyError):
                 yield key, self._index.state(key)
 
+    def load(self) -> Iterator[list[tuple[int, bytes]]]:
+        """(key, newest state) of every key that lived when the spool was opened, once each, in
+        small lists, oldest first; what is given out may be amended and dropped at once."""
+        with self._lock:
+            keys = self._index.keys()
+        for start in range(0, len(keys), _LOADED_AT_ONCE):
+            yield [
+                (key, self._index.state(key))
+                for key in keys[start : start + _LOADED_AT_ONCE]
+                if key in self._index
+            ]
+
+    def state(self, key: int) -> bytes:
+        """The newest state, durable or not.  KeyError when the key has ended, or never was."""
+        with self._lock:
+            state, _ = self._unlanded.get(key, _NOTHING)
+            if state is not None:
+                return state
+            if key in self._unlanded:
+                raise KeyError(key)
+            return self._index.state(key)
+
     def head(self, key: int) -> bytes:
         """As the Put wrote it.  KeyError when gone, CorruptFrame when damaged, SpoolFailed."""
         return self._find_put(key).head
@@ -177,16 +205,27 @@ class Spool:
         with self._lock:
             for entry in entries:
                 self._index.apply(Place(entry.segment, entry.offset, entry.size), entry.batch)
-                if self._pending and entry.kept:
-                    for record in entry.batch:
-                        self._pending.pop(record[0], None)
+                if entry.kept:
+                    self._forget_pending(entry)
 
-    def _note_pending(self, batch: Sequence[Record]) -> None:
-        for record in batch:
+    def _note_pending(self, entry: Entry) -> None:
+        for record in entry.batch:
             if type(record) is Put:
                 self._pending[record.key] = record
+                self._unlanded[record.key] = record.state, entry
+            elif type(record) is Amend:
+                self._unlanded[record.key] = record.state, entry
             elif type(record) is Drop:
                 self._pending.pop(record.key, None)
+                self._unlanded[record.key] = None, entry
+
+    def _forget_pending(self, entry: Entry) -> None:
+        for record in entry.batch:
+            key = record[0]
+            if type(record) is Put:
+                self._pending.pop(key, None)
+            if self._unlanded.get(key, _NOTHING)[1] is entry:
+                del self._unlanded[key]
 
     def _lost(self, entry: Entry) -> None:
         """`entry` was refused for good.  Its chunks, or those its Put names, are of no use."""

@@ -80,6 +80,36 @@ def test_an_unwaited_put_can_be_read_at_once_and_is_durable_after_sync(tmp_path:
     spool.close()
 
 
+def test_the_newest_state_is_told_before_it_is_durable(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path / "spool")
+    spool = Spool(disk.path, files=disk.files)
+    spool.write([Put(1, b"one", b"", b""), Put(2, b"two", b"", b"")])
+    spool.write([Amend(1, b"newer")], wait=False)
+    spool.write([Drop(2), Put(3, b"report", b"", b"")], wait=False)
+    assert spool.state(1) == b"newer"
+    assert spool.state(3) == b"report"
+    with pytest.raises(KeyError):
+        spool.state(2)
+    assert dict(spool.items()) == {1: b"one", 2: b"two"}
+    spool.write([Amend(1, b"newest")], wait=False)
+    spool.sync()
+    assert spool.state(1) == b"newest"
+    assert dict(spool.items()) == {1: b"newest", 3: b"report"}
+
+
+def test_load_gives_out_each_key_once_and_lets_it_end_meanwhile(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.write([Put(key, b"%d" % key, b"", b"") for key in range(1, 2501)])
+    seen = {}
+    for batch in spool.load():
+        seen.update(batch)
+        spool.write([Drop(2400)], wait=False)
+        spool.sync()
+    assert sorted(seen) == [*range(1, 2400), *range(2401, 2501)]
+    assert seen[7] == b"7"
+    spool.close()
+
+
 def test_unwaited_records_ride_with_the_next_commit_and_cost_no_sync(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.write([Put(1, b"old", b"", b"")])
