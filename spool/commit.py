@@ -7,54 +7,63 @@ threading; under gevent the sync runs in a native thread, and here greenlets wai
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
+from spool.entry import Entry
 from spool.errors import SpoolClosed, SpoolError, SpoolFailed
-from spool.log import Entry
 
 
-class _Group:
+class Group:
     """Entries that one commit makes durable."""
 
     __slots__ = ("done", "entries", "finished", "led", "size_bytes")
 
-    def __init__(self, entries: list[Entry]) -> None:
-        self.entries = entries
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
         self.size_bytes = 0
         self.led = False
         self.finished = False
-        #: Set when finished, and when its leader left before that.
+        #: Set when finished.  A leader that leaves before that sets it, and leaves another.
         self.done = threading.Event()
 
 
 class Committer:
+    """`lock` is the caller's, held for gather(): so what it decides with the lock in hand and
+    what it hands in keep one order."""
+
     def __init__(
-        self, commit: Callable[[Sequence[Entry]], None], lost: Callable[[Entry], None]
+        self,
+        commit: Callable[[Sequence[Entry]], None],
+        lost: Callable[[Entry], None],
+        lock: threading.Lock,
     ) -> None:
         """`commit` is called by one thread at a time; after it each entry has landed or has
         an error.  `lost` is told of those that will not be tried again."""
         self._commit = commit
         self._lost = lost
-        self._lock = threading.Lock()
+        self._lock = lock
         self._turn = threading.Lock()
-        self._gathering = _Group([])
+        self._gathering = Group()
         self._closed = False
 
     def gathered_bytes(self) -> int:
         """Waiting for the next commit."""
         return self._gathering.size_bytes
 
-    def write(self, entry: Entry) -> None:
-        """Hand in one entry.  If it waits: returns once it is durable, or raises its error."""
-        with self._lock:
-            if self._closed:
-                raise SpoolClosed("the spool is closed")
-            group = self._gathering
-            group.entries.append(entry)
-            group.size_bytes += len(entry.body)
-        if entry.waits:
-            self._see_through(group)
-            if entry.error is not None:
-                raise entry.error
+    def gather(self, entry: Entry) -> Group:
+        """Take one entry into the next commit.  The caller has the lock."""
+        if self._closed:
+            raise SpoolClosed("the spool is closed")
+        group = self._gathering
+        group.entries.append(entry)
+        group.size_bytes += entry.size
+        return group
+
+    def wait(self, entry: Entry, group: Group) -> None:
+        """Return once `entry`, gathered into `group`, is durable, or raise its error."""
+        self._see_through(group)
+        if entry.error is not None:
+            raise entry.error
 
     def flush(self) -> SpoolError | None:
         """Commit what has gathered, and wait for what is being committed.
@@ -69,31 +78,44 @@ class Committer:
                 self._commit(())
         return next((e.error for e in group.entries if e.error and not e.waits), None)
 
+    def at_rest(self) -> AbstractContextManager[object]:
+        """While it is held nothing is committed."""
+        return self._turn
+
     def close(self) -> SpoolError | None:
         """As flush(), and nothing is taken any more."""
         with self._lock:
             self._closed = True
         return self.flush()
 
-    def _see_through(self, group: _Group) -> None:
+    def _see_through(self, group: Group) -> None:
         """Return when `group` is finished; lead it if nobody does."""
         while not group.finished:
-            with self._lock:
-                leads = not group.led
-                group.led = True
-            if leads:
+            # Taken before looking for a leader: one that leaves says so by this very event.
+            done = group.done
+            if self._claim(group):
                 self._lead(group)
             else:
-                group.done.wait()
+                done.wait()
 
-    def _lead(self, group: _Group) -> None:
+    def _claim(self, group: Group) -> bool:
+        """Whether the caller leads `group`: nobody did."""
+        if group.led:
+            return False
+        with self._lock:
+            leads = not group.led
+            group.led = True
+        return leads
+
+    def _lead(self, group: Group) -> None:
         try:
             self._turn.acquire()
         except BaseException:
             # Killed while queueing (a greenlet may be): one of the others must take over.
             with self._lock:
                 group.led = False
-            group.done.set()
+                done, group.done = group.done, threading.Event()
+            done.set()
             raise
         try:
             if not group.finished:
@@ -103,9 +125,9 @@ class Committer:
             group.done.set()
             self._turn.release()
 
-    def _take(self, group: _Group) -> None:
+    def _take(self, group: Group) -> None:
         with self._lock:
-            self._gathering = _Group([])
+            self._gathering = Group()
         try:
             self._commit(group.entries)
         finally:

@@ -1,8 +1,10 @@
 """The row of segments: append, roll, sync, and what to do when the disk refuses.
 
-One caller at a time (commit.py sees to it) but for read().  Never knows keys or liveness.
+One caller at a time (commit.py sees to it) but for read() and note().  Knows neither keys nor
+liveness.
 
     write frames -> sync -> landed            order matters: nothing lands unsynced
+    note         -> written at once, durable and landed with the next sync that begins after it
     no room      -> cut the partial frame, keep the whole ones, refuse the rest
     failed sync  -> the segment ends at its last good sync, and is never synced again; a fresh
                     one says so in its first frame (SEAL) before anybody is told of the failure
@@ -10,14 +12,17 @@ One caller at a time (commit.py sees to it) but for read().  Never knows keys or
 
 import errno
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from zlib import crc32
 
 from spool import segment as segments
+from spool.active import Active
 from spool.counters import Counters
-from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
-from spool.files import BUFFERS_AT_ONCE, Files, is_full
-from spool.frame import HEADER, AnyRecord, Seal, decode, encode, header
+from spool.entry import Entry
+from spool.errors import CorruptFrame, SpoolFailed, SpoolFull
+from spool.files import Files, is_full
+from spool.frame import AnyRecord, Seal, decode, encode
 from spool.index import Place
 from spool.recovery import Apply, Segment, replay, survey
 from spool.segment import VERSION, Header
@@ -26,41 +31,6 @@ from spool.supply import Supply
 #: This part of each segment is left to settlements (`kept` entries): while the disk is full they
 #: end what was accepted, and so make room.
 _RESERVE_SHARE = 64
-
-
-class Entry:
-    """One batch on its way into the log."""
-
-    __slots__ = ("batch", "body", "crc", "error", "kept", "landed", "offset", "segment", "waits")
-
-    def __init__(self, batch: Sequence[AnyRecord], *, waits: bool = True, kept: bool = False):
-        self.batch = batch
-        self.body = encode(batch)
-        self.crc = crc32(self.body)
-        self.waits = waits
-        #: When the disk refuses it, it is tried again later, and nobody is told.
-        self.kept = kept
-        self.landed = False
-        self.error: SpoolError | None = None
-        self.segment = self.offset = 0
-
-    @property
-    def size(self) -> int:
-        return HEADER.size + len(self.body)
-
-
-class _Active(Segment):
-    """The segment being written.  `end` and `serial` are those of the last good sync."""
-
-    __slots__ = ("fd", "fresh", "tail", "tail_serial")
-
-    def __init__(self, number: int, tag: bytes, fd: int) -> None:
-        super().__init__(number, tag)
-        self.fd = fd
-        self.tail = self.end
-        self.tail_serial = self.serial
-        #: Nothing but seals in it yet: takes a frame of any size.
-        self.fresh = True
 
 
 class Log:
@@ -83,7 +53,11 @@ class Log:
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
         self._unreadable: set[int] = set()
-        self._active: _Active | None = None
+        self._active: Active | None = None
+        #: Held while frames are written, never while they are synced.
+        self._writing = threading.Lock()
+        #: Notes that a failed sync took, to be written again.
+        self._again: list[Entry] = []
         self._owed: list[Seal] = []
         self._next = 1
         self._secret = b""
@@ -105,7 +79,8 @@ class Log:
         """Make `entries` durable, in order.  On return each has either landed or an error.
 
         Those that are `kept` get a second try, alone and, after a failed sync, elsewhere.
-        Without entries, writes the seal that an earlier failure may still owe.
+        What was noted before becomes durable with them.  Without entries only that does, and the
+        seal that an earlier failure may still owe.
         """
         self._counters.commits += bool(entries)
         try:
@@ -116,7 +91,24 @@ class Log:
             self._through(())
             raise
         if refused or self._owes_refusal():
-            self._through([entry for entry in refused if entry.kept])
+            self._through([entry for entry in refused if entry.kept and not entry.noted])
+
+    def note(self, entry: Entry) -> bool:
+        """Write `entry` (a `kept` one) at once, beside a running sync: a killed process leaves
+        it behind, a machine without power may not.  It lands with a later commit, and is
+        written again when that fails.  False, with nothing done, when there is no place for it.
+        """
+        with self._writing:
+            active = self._active
+            if active is None or active.closing or not self._fits(entry, active.tail):
+                return False
+            # Not cut off if it is written in part: a running sync may fail, and end the
+            # segment, meanwhile.  The next frame goes over it, and leaves no tag of it.
+            written, _ = active.write([entry])
+            if written:
+                entry.noted = True
+                active.notes.append(entry)
+            return bool(written)
 
     def read(self, place: Place) -> list[AnyRecord]:
         """The records of the frame at `place`.  CorruptFrame, OSError; from any thread."""
@@ -179,7 +171,7 @@ class Log:
         What a killed process left unsynced was replayed, and must not vanish later.
         """
         if last.intact:
-            active = _Active(last.number, last.tag, -1)
+            active = Active(last.number, last.tag, -1, self._files, self._counters)
             active.end = active.tail = last.end
             active.serial = active.tail_serial = last.serial
             active.guards, active.fresh = last.guards, False
@@ -197,27 +189,31 @@ class Log:
 
     def _through(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """As many as the disk takes; the rest come back, each with its error."""
+        entries = [*self._again, *entries]
         start = 0
         try:
             if self._owes_refusal():
-                self._sync(self._open_next())
+                self._sync(self._open_next(), ())
             while start < len(entries):
                 segment = self._segment_for(entries[start])
                 stop, error = self._append(segment, entries, start)
                 if stop > start:
-                    self._sync(segment)
-                    self._land(segment, entries[start:stop])
+                    self._sync(segment, entries[start:stop])
                 start = stop
                 if error is not None:
                     raise error
+            if not entries and self._active is not None and self._active.notes:
+                self._sync(self._active, ())
         except OSError as error:
             return self._refuse(entries[start:], error)
+        finally:
+            self._again = [entry for entry in self._again if not entry.landed]
         return ()
 
     def _owes_refusal(self) -> bool:
         return self._active is None and any(seal.refused for seal in self._owed)
 
-    def _segment_for(self, entry: Entry) -> _Active:
+    def _segment_for(self, entry: Entry) -> Active:
         """The active segment, or the next when the frame would not fit.  OSError."""
         active = self._active
         if active is not None and (active.fresh or self._fits(entry, active.tail)):
@@ -228,7 +224,7 @@ class Log:
         reserve = 0 if entry.kept else self._reserve_bytes
         return tail + entry.size + reserve <= self._segment_bytes
 
-    def _open_next(self, size: int = 0) -> _Active:
+    def _open_next(self, size: int = 0) -> Active:
         """A fresh segment: header, and as its first frame where those before it end.
 
         While no file can be had, the one before stays, for what still fits.  Once it is sealed, if
@@ -237,102 +233,81 @@ class Log:
         # Never the same number twice, whatever becomes of this file: the tag depends on it.
         number, self._next = self._next, self._next + 1
         fd = self._supply.take(Header(VERSION, number, self._secret), size)
-        if self._active is not None:
-            self._retire(self._active, refused=0)
-        active = _Active(number, segments.tag_of(self._secret, number), fd)
+        tag = segments.tag_of(self._secret, number)
+        active = Active(number, tag, fd, self._files, self._counters)
         try:
+            if self._active is not None:
+                self._finish(self._active)
             self._begin(active)
         except BaseException:
             self._files.close_file(fd)
             self._files.remove(segments.name_of(number))
             raise
-        self._row[number] = self._active = active
+        self._row[number] = active
+        with self._writing:
+            self._active = active
         return active
 
-    def _begin(self, active: _Active) -> None:
+    def _finish(self, segment: Active) -> None:
+        """No more is written to it.  OSError when what was noted there cannot be synced."""
+        with self._writing:
+            segment.closing = True
+        if segment.notes:
+            self._sync(segment, ())
+        self._retire(segment, refused=0)
+
+    def _begin(self, active: Active) -> None:
         if not self._owed:
             return
         body = encode(self._owed)
-        frame = header(active.tag, 1, len(body), crc32(body)) + body
-        active.tail_serial = 1
         active.guards = {seal.segment for seal in self._owed if seal.refused}
-        _, error = self._write(active.fd, [frame], active.tail)
-        if error is not None:
-            raise error
-        active.tail += len(frame)
+        active.begin(body, crc32(body))
 
     def _append(
-        self, segment: _Active, entries: Sequence[Entry], start: int
+        self, segment: Active, entries: Sequence[Entry], start: int
     ) -> tuple[int, OSError | None]:
         """Write entries[start:stop], those the segment has room for.  → stop, what ended it.
 
         An error comes with the segment cut behind the last whole frame.  Raises OSError when the
         segment cannot be used any more.
         """
-        buffers: list[bytes | memoryview] = []
-        serial, tail, stop = segment.tail_serial, segment.tail, start
-        for entry in entries[start:]:
-            if not self._fits(entry, tail) and not (segment.fresh and stop == start):
-                break
-            serial += 1
-            buffers += (header(segment.tag, serial, len(entry.body), entry.crc), entry.body)
-            entry.segment, entry.offset = segment.number, tail
-            tail += entry.size
-            stop += 1
-        written, error = self._write(segment.fd, buffers, segment.tail)
-        reached = segment.tail + written
-        while stop > start and tail > reached:
-            stop -= 1
-            serial -= 1
-            tail -= entries[stop].size
-        if error is not None:
-            self._cut(segment, tail, error)
-        segment.tail_serial, segment.tail = serial, tail
-        segment.fresh = segment.fresh and stop == start
-        return stop, error
-
-    def _write(
-        self, fd: int, buffers: list[bytes | memoryview], offset: int
-    ) -> tuple[int, OSError | None]:
-        """All buffers, however short the single writes.  → bytes written, what stopped it."""
-        written = 0
-        try:
-            while buffers:
-                count = self._files.write(fd, buffers[:BUFFERS_AT_ONCE], offset + written)
-                if not count:
-                    return written, OSError(errno.ENOSPC, "nothing was written")
-                written += count
-                buffers = _after(buffers, count)
-        except OSError as error:
-            return written, error
-        finally:
-            self._counters.written_bytes += written
-        return written, None
-
-    def _cut(self, segment: _Active, tail: int, error: OSError) -> None:
-        """Take a partial frame away; a later, shorter one might leave part of it standing."""
-        try:
-            if not is_full(error):
-                raise error
-            self._files.cut(segment.fd, tail)
-        except OSError:
+        with self._writing:
+            tail, stop = segment.tail, start
+            for entry in entries[start:]:
+                if not self._fits(entry, tail) and not (segment.fresh and stop == start):
+                    break
+                tail += entry.size
+                stop += 1
+            written, error = segment.write(entries[start:stop])
+            ruin = segment.mend(error) if error is not None else None
+        if ruin is not None:
             self._fail(segment)
-            raise
+            raise ruin
+        return start + written, error
 
-    def _sync(self, segment: _Active) -> None:
+    def _sync(self, segment: Active, entries: Sequence[Entry]) -> None:
+        """Make `entries`, just written, durable, and what was noted before."""
+        with self._writing:
+            tail, serial, notes = segment.tail, segment.tail_serial, segment.notes
+            segment.notes = []
         try:
             self._files.sync(segment.fd)
         except BaseException:
             # Whatever ended it: what became durable is unknown, and a second sync would not say
             # (it reports success for pages the first one dropped).
             self._counters.failed_syncs += 1
+            self._again += notes
             self._fail(segment)
             raise
         self._counters.syncs += 1
-        segment.end, segment.serial = segment.tail, segment.tail_serial
+        segment.end, segment.serial = tail, serial
         self._owed.clear()
+        self._land(sorted([*notes, *entries], key=_offset) if notes else entries)
 
-    def _fail(self, segment: _Active) -> None:
+    def _fail(self, segment: Active) -> None:
+        with self._writing:
+            segment.closing = True
+            self._again += segment.notes
         self._logger.error(
             "spool: %s failed, ends at %d", segments.name_of(segment.number), segment.end
         )
@@ -345,12 +320,13 @@ class Log:
             segment.guards = set()  # no seal in it is known to be durable
         self._retire(segment, refused=1)
 
-    def _retire(self, segment: _Active, refused: int) -> None:
+    def _retire(self, segment: Active, refused: int) -> None:
         self._owed.append(Seal(segment.number, segment.serial, segment.end, refused))
-        self._active = None
+        with self._writing:
+            self._active = None
         self._files.close_file(segment.fd)
 
-    def _land(self, segment: _Active, entries: Sequence[Entry]) -> None:
+    def _land(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             entry.landed = True
             entry.error = None
@@ -372,10 +348,5 @@ class Log:
         return entries
 
 
-def _after(buffers: list[bytes | memoryview], count: int) -> list[bytes | memoryview]:
-    """What remains of `buffers` when the first `count` bytes are written."""
-    for n, buffer in enumerate(buffers):
-        if count < len(buffer):
-            return [memoryview(buffer)[count:], *buffers[n + 1 :]]
-        count -= len(buffer)
-    return []
+def _offset(entry: Entry) -> int:
+    return entry.offset

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 from spool.commit import Committer
 from spool.counters import Counters
+from spool.entry import Entry
 from spool.errors import CorruptFrame, SpoolClosed, SpoolError, SpoolFailed
 from spool.files import Files
-from spool.frame import Amend, AnyRecord, Chunk, Drop, Put, Record
+from spool.frame import AnyRecord, Chunk, Drop, Put, Record
 from spool.index import Index, Place
-from spool.log import Entry, Log
+from spool.log import Log
 from spool.recovery import check_version
+from spool.unlanded import Unlanded
 
 #: Chunks gathered for the next commit, in bytes, above which their writer waits for it: the one
 #: kind of unwaited record that clients can send faster than the disk takes it.
@@ -27,7 +29,6 @@ GATHER_BYTES = 8 * 1024 * 1024
 UPKEEP_S = 0.25
 #: Keys given out by load() in one go.
 _LOADED_AT_ONCE = 1000
-_NOTHING: tuple[bytes | None, Entry | None] = (None, None)
 
 
 class Spool:
@@ -54,11 +55,7 @@ class Spool:
         self._index = Index()
         #: Why chunks of these keys are not in the log; told to whoever writes the Put.
         self._spoilt: dict[int, SpoolError] = {}
-        #: Puts that nobody waits for, until they are durable.
-        self._pending: dict[int, Put] = {}
-        #: Keys whose newest state is not durable yet: that state, None for a key that ends, and
-        #: the entry that carries it.
-        self._unlanded: dict[int, tuple[bytes | None, Entry]] = {}
+        self._unlanded = Unlanded()
         self._closed = False
         self.counters = Counters()
         name = os.fspath(path)
@@ -72,7 +69,7 @@ class Spool:
         except BaseException:
             self._files.close()
             raise
-        self._committer = Committer(self._log.commit, self._lost)
+        self._committer = Committer(self._log.commit, self._lost, self._lock)
         self._index.forget_orphans()
         self._last_key = self._index.last_key
         self._sweep()
@@ -118,9 +115,26 @@ class Spool:
         if has_chunks and self._committer.gathered_bytes() > GATHER_BYTES:
             wait = True
         entry = Entry(batch, waits=wait, kept=not wait and not has_chunks)
-        if entry.kept:
-            self._note_pending(entry)
-        self._committer.write(entry)
+        with self._lock:
+            group = self._committer.gather(entry)
+            self._unlanded.add(entry)
+        if wait:
+            self._committer.wait(entry, group)
+
+    def note(self, batch: Sequence[Record]) -> None:
+        """As an unwaited write(), but in the file when this returns, without waiting for a sync
+        that is running: a killed process leaves it behind, a power loss may take it until the
+        next commit.  Not for chunks.
+
+        Where there is no room for it at once it rides with the next commit, like any other.
+        """
+        entry = Entry(batch, waits=False, kept=True)
+        if any(self._unlanded.gathered(record.key) for record in batch):
+            self._committer.flush()  # what was written of these keys before comes before it
+        with self._lock:
+            if self._closed or not self._log.note(entry):
+                self._committer.gather(entry)
+            self._unlanded.add(entry)
 
     def sync(self) -> None:
         """Everything written so far is durable on return; else raises SpoolFull, SpoolFailed."""
@@ -167,12 +181,12 @@ class Spool:
     def state(self, key: int) -> bytes:
         """The newest state, durable or not.  KeyError when the key has ended, or never was."""
         with self._lock:
-            state, _ = self._unlanded.get(key, _NOTHING)
-            if state is not None:
-                return state
-            if key in self._unlanded:
-                raise KeyError(key)
-            return self._index.state(key)
+            newest = self._unlanded.newest(key)
+            if newest is None:
+                return self._index.state(key)
+        if isinstance(newest, Drop):
+            raise KeyError(key)
+        return newest.state
 
     def head(self, key: int) -> bytes:
         """As the Put wrote it.  KeyError when gone, CorruptFrame when damaged, SpoolFailed."""
@@ -205,35 +219,16 @@ class Spool:
         with self._lock:
             for entry in entries:
                 self._index.apply(Place(entry.segment, entry.offset, entry.size), entry.batch)
-                if entry.kept:
-                    self._forget_pending(entry)
-
-    def _note_pending(self, entry: Entry) -> None:
-        for record in entry.batch:
-            if type(record) is Put:
-                self._pending[record.key] = record
-                self._unlanded[record.key] = record.state, entry
-            elif type(record) is Amend:
-                self._unlanded[record.key] = record.state, entry
-            elif type(record) is Drop:
-                self._pending.pop(record.key, None)
-                self._unlanded[record.key] = None, entry
-
-    def _forget_pending(self, entry: Entry) -> None:
-        for record in entry.batch:
-            key = record[0]
-            if type(record) is Put:
-                self._pending.pop(key, None)
-            if self._unlanded.get(key, _NOTHING)[1] is entry:
-                del self._unlanded[key]
+                self._unlanded.discard(entry)
 
     def _lost(self, entry: Entry) -> None:
         """`entry` was refused for good.  Its chunks, or those its Put names, are of no use."""
-        for record in entry.batch:
-            if type(record) is Chunk and entry.error is not None:
-                self._spoilt[record.key] = entry.error
-            elif type(record) is Put and record.chunks:
-                with self._lock:
+        with self._lock:
+            self._unlanded.discard(entry)
+            for record in entry.batch:
+                if type(record) is Chunk and entry.error is not None:
+                    self._spoilt[record.key] = entry.error
+                elif type(record) is Put and record.chunks:
                     self._index.forget_chunks(record.key)
 
     def _require_chunks(self, put: Put) -> None:
@@ -263,7 +258,7 @@ class Spool:
     def _find_put(self, key: int) -> Put:
         self._check_open()
         with self._lock:
-            pending = self._pending.get(key)
+            pending = self._unlanded.put(key)
             if pending is not None:
                 return pending
             place = self._index.place(key)

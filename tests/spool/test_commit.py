@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spool import Amend, Put, Spool, SpoolFailed
+from spool.segment import name_of
 
 LIMIT_S = 20
 
@@ -261,3 +262,87 @@ def test_greenlets_share_syncs_that_run_in_a_native_thread(tmp_path: Path) -> No
     frames, syncs = map(int, ended.stdout.split())
     assert frames > 2500
     assert syncs < frames / 20
+
+
+def test_a_note_is_in_the_file_while_a_sync_runs(tmp_path: Path) -> None:
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    spool.write([Put(1, b"old", b"", b""), Put(2, b"old", b"", b"")])
+    sync.close()
+    writer = in_threads(lambda: spool.write([Put(3, b"", b"", b"")]))
+    assert sync.begun.wait(LIMIT_S)
+    spool.note([Amend(1, b"in doubt")])
+    spool.note([Amend(2, b"in doubt too")])
+    on_disk = (tmp_path / name_of(1)).read_bytes()
+    assert b"in doubt" in on_disk
+    assert b"in doubt too" in on_disk
+    # Not durable before a sync that began after it.
+    assert spool.state(1) == b"in doubt"
+    assert dict(spool.items()) == {1: b"old", 2: b"old"}
+    sync.gate.set()
+    join(writer)
+    assert dict(spool.items()) == {1: b"old", 2: b"old", 3: b""}
+    spool.sync()
+    assert dict(spool.items()) == {1: b"in doubt", 2: b"in doubt too", 3: b""}
+    spool.close()
+
+
+def test_a_note_outlives_a_process_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from spool import *; s = Spool(sys.argv[1]);"
+        "s.write([Put(1, b'old', b'', b'')]); s.note([Amend(1, b'noted')]); os._exit(9)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], check=False)
+    assert done.returncode == 9
+    spool = Spool(tmp_path)
+    assert dict(spool.items()) == {1: b"noted"}
+    spool.close()
+
+
+def test_a_note_keeps_its_place_behind_what_was_written_before(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.write([Put(1, b"old", b"", b"")])
+    spool.write([Amend(1, b"deferred")], wait=False)
+    spool.note([Amend(1, b"in doubt")])
+    spool.write([Amend(1, b"settled")], wait=False)
+    spool.sync()
+    assert dict(spool.items()) == {1: b"settled"}
+    spool.close()
+    spool = Spool(tmp_path)
+    assert dict(spool.items()) == {1: b"settled"}
+    spool.close()
+
+
+def test_a_leader_that_is_killed_leaves_the_lead_to_one_of_the_others(tmp_path: Path) -> None:
+    script = """
+import sys
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from gevent.event import Event
+from spool import Put, Spool
+
+gate = Event()
+begun = Event()
+
+def sync(fd):
+    begun.set()
+    gate.wait()
+
+gate.set()
+spool = Spool(sys.argv[1], sync=sync)
+begun.clear()
+gate.clear()
+first = gevent.spawn(spool.write, [Put(1, b"", b"", b"")])
+begun.wait()
+leader = gevent.spawn(spool.write, [Put(2, b"", b"", b"")])
+gevent.sleep(0)
+others = [gevent.spawn(spool.write, [Put(key, b"", b"", b"")]) for key in (3, 4, 5)]
+gevent.sleep(0)
+leader.kill()
+gevent.sleep(0)
+gate.set()
+gevent.joinall([first, *others], raise_error=True)
+assert len(spool) == 5, len(spool)
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=LIMIT_S)

@@ -122,6 +122,42 @@ def test_settlements_of_a_failed_batch_are_written_again(disk: FaultyDisk) -> No
     assert after_crash(disk) == {2: b"amended", 3: b"report"}
 
 
+def test_notes_that_a_failed_sync_took_are_written_again(disk: FaultyDisk) -> None:
+    spool = opened(disk)
+    spool.write([Put(1, b"one", b"", b""), Put(2, b"two", b"", b"")])
+    spool.note([Amend(1, b"noted")])
+    spool.note([Amend(2, b"noted")])
+    spool.write([Drop(2)], wait=False)
+    disk.sync_errors = [errno.EIO]
+    with pytest.raises(SpoolFailed):
+        spool.write([Put(3, b"refused", b"", b"")])
+    assert dict(spool.items()) == {1: b"noted"}
+    assert spool.counters.failed_syncs == 1
+    assert after_crash(disk) == {1: b"noted"}
+
+
+def test_a_segment_that_ends_takes_its_notes_along(disk: FaultyDisk) -> None:
+    spool = opened(disk, segment_bytes=1400)
+    spool.write([Put(1, b"one", b"", b"")])
+    spool.note([Amend(1, b"noted")])
+    spool.write([Put(2, b"two", b"", b"x" * 400)])
+    assert spool.segments == 2
+    assert after_crash(disk) == {1: b"noted", 2: b"two"}
+
+
+def test_a_note_for_which_there_is_no_room_rides_with_a_later_commit(disk: FaultyDisk) -> None:
+    spool = opened(disk)
+    spool.write([Put(1, b"one", b"", b"")])
+    disk.room = 0
+    spool.note([Amend(1, b"noted")])
+    assert spool.state(1) == b"noted"
+    with pytest.raises(SpoolFull):
+        spool.sync()
+    disk.room = None
+    spool.sync()
+    assert after_crash(disk) == {1: b"noted"}
+
+
 def test_settlements_wait_while_the_disk_fails_on_and_on(disk: FaultyDisk) -> None:
     spool = opened(disk)
     spool.write([Put(1, b"one", b"", b"")])

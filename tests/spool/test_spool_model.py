@@ -158,6 +158,21 @@ class SpoolAgainstDict(RuleBasedStateMachine):
         self.write([Amend(key, state)], {key: (state, value[1])}, wait)
 
     @precondition(living)
+    @rule(choice=st.integers(0, 99), state=STATES)
+    def note_amended(self, choice: int, state: bytes) -> None:
+        key = self.pick(choice)
+        value = self.newest(key)
+        assert value is not None
+        try:
+            self.spool.note([Amend(key, state)])
+        except Crash:
+            self.note({key: (state, value[1])})
+            self.restart()
+        else:
+            self.note({key: (state, value[1])})
+            assert self.spool.state(key) == state
+
+    @precondition(living)
     @rule(choice=st.integers(0, 99), wait=st.booleans())
     def drop(self, choice: int, wait: bool) -> None:
         key = self.pick(choice)

@@ -1,0 +1,54 @@
+"""What was written of each key and is not durable yet.  Pure; the caller's lock keeps it.
+
+The log has one order, and a key may have several records on their way into it: the last counts.
+"""
+
+from spool.entry import Entry
+from spool.frame import Amend, Drop, Put
+
+
+class Unlanded:
+    """add() in the order of the log; discard() when an entry has landed, or never will."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, list[tuple[Put | Amend | Drop, Entry]]] = {}
+
+    def __len__(self) -> int:
+        """Keys."""
+        return len(self._of)
+
+    def add(self, entry: Entry) -> None:
+        for record in entry.batch:
+            kind = type(record)
+            # A Put that is waited for has no key that anybody knows of.
+            if kind is Drop or kind is Amend or (kind is Put and not entry.waits):
+                self._of.setdefault(record[0], []).append((record, entry))  # type: ignore[arg-type]
+
+    def discard(self, entry: Entry) -> None:
+        if not self._of:
+            return
+        for record in entry.batch:
+            on_their_way = self._of.get(record[0])
+            if on_their_way is not None:
+                on_their_way[:] = [one for one in on_their_way if one[1] is not entry]
+                if not on_their_way:
+                    del self._of[record[0]]
+
+    def newest(self, key: int) -> Put | Amend | Drop | None:
+        """The last record of the key; None when all of them are durable."""
+        on_their_way = self._of.get(key)
+        return on_their_way[-1][0] if on_their_way else None
+
+    def put(self, key: int) -> Put | None:
+        """The key's Put, if that is on its way and no Drop behind it."""
+        found = None
+        for record, _ in self._of.get(key, ()):
+            if type(record) is Put:
+                found = record
+            elif type(record) is Drop:
+                found = None
+        return found
+
+    def gathered(self, key: int) -> bool:
+        """Whether something of the key waits for its commit to be written at all."""
+        return any(not entry.noted for _, entry in self._of.get(key, ()))
