@@ -16,13 +16,15 @@ from spool.errors import SpoolClosed, SpoolError, SpoolFailed
 class Group:
     """Entries that one commit makes durable."""
 
-    __slots__ = ("done", "entries", "finished", "led", "size_bytes")
+    __slots__ = ("done", "entries", "error", "finished", "led", "size_bytes")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.size_bytes = 0
         self.led = False
         self.finished = False
+        #: Of what is no entry of this group, and should be durable with it.
+        self.error: SpoolError | None = None
         #: Set when finished.  A leader that leaves before that sets it, and leaves another.
         self.done = threading.Event()
 
@@ -33,12 +35,13 @@ class Committer:
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Entry]], None],
+        commit: Callable[[Sequence[Entry]], SpoolError | None],
         lost: Callable[[Entry], None],
         lock: threading.Lock,
     ) -> None:
         """`commit` is called by one thread at a time; after it each entry has landed or has
-        an error.  `lost` is told of those that will not be tried again."""
+        an error; it returns that of what else it should have written.  `lost` is told of those
+        that will not be tried again."""
         self._commit = commit
         self._lost = lost
         self._lock = lock
@@ -61,7 +64,7 @@ class Committer:
 
     def wait(self, entry: Entry, group: Group) -> None:
         """Return once `entry`, gathered into `group`, is durable, or raise its error."""
-        self._see_through(group)
+        self.see_through(group)
         if entry.error is not None:
             raise entry.error
 
@@ -72,11 +75,12 @@ class Committer:
         """
         group = self._gathering
         if group.entries:
-            self._see_through(group)
+            self.see_through(group)
         else:
             with self._turn:
-                self._commit(())
-        return next((e.error for e in group.entries if e.error and not e.waits), None)
+                group.error = self._commit(())
+        own = next((e.error for e in group.entries if e.error and not e.waits), None)
+        return own or group.error
 
     def at_rest(self) -> AbstractContextManager[object]:
         """While it is held nothing is committed."""
@@ -88,7 +92,7 @@ class Committer:
             self._closed = True
         return self.flush()
 
-    def _see_through(self, group: Group) -> None:
+    def see_through(self, group: Group) -> None:
         """Return when `group` is finished; lead it if nobody does."""
         while not group.finished:
             # Taken before looking for a leader: one that leaves says so by this very event.
@@ -129,7 +133,7 @@ class Committer:
         with self._lock:
             self._gathering = Group()
         try:
-            self._commit(group.entries)
+            group.error = self._commit(group.entries)
         finally:
             refused = [entry for entry in group.entries if not entry.landed]
             if refused:

@@ -6,6 +6,8 @@ class Counters:
 
     __slots__ = (
         "commits",
+        "compacted_bytes",
+        "compacted_segments",
         "failed_syncs",
         "frames",
         "full",
@@ -25,6 +27,10 @@ class Counters:
         #: Frames that were made durable, and the bytes written for all that was tried.
         self.frames = 0
         self.written_bytes = 0
+        #: Segments given back by compaction, and the bytes copied for that, part of
+        #: `written_bytes`.
+        self.compacted_segments = 0
+        self.compacted_bytes = 0
         #: Times a write found no room.
         self.full = 0
         #: Found damaged or missing at the start: frames (at least), and bytes that are no frame.
@@ -32,3 +38,9 @@ class Counters:
         self.lost_bytes = 0
         #: Cut off behind the last whole frame at the start.
         self.torn_bytes = 0
+
+    @property
+    def write_amplification(self) -> float:
+        """Bytes written for each byte that was asked to be written."""
+        asked = self.written_bytes - self.compacted_bytes
+        return self.written_bytes / asked if asked > 0 else 1.0

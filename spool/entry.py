@@ -11,6 +11,7 @@ class Entry:
     __slots__ = (
         "batch",
         "body",
+        "copies",
         "crc",
         "error",
         "kept",
@@ -23,7 +24,12 @@ class Entry:
     )
 
     def __init__(
-        self, batch: Sequence[AnyRecord], *, waits: bool = True, kept: bool = False
+        self,
+        batch: Sequence[AnyRecord],
+        *,
+        waits: bool = True,
+        kept: bool = False,
+        copies: bool = False,
     ) -> None:
         """TypeError or ValueError for a batch that makes no frame."""
         self.batch = batch
@@ -34,6 +40,8 @@ class Entry:
         self.waits = waits
         #: When the disk refuses it, it is tried again later, and nobody is told.
         self.kept = kept
+        #: Says again what is in the log: nothing is lost when it is refused.
+        self.copies = copies
         #: Written ahead of its commit; see Log.note().
         self.noted = False
         self.landed = False

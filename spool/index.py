@@ -64,6 +64,14 @@ class Index:
         places = [Place(*entry[:3]) for entry in _CHUNK.iter_unpack(self._chunks.get(key, b""))]
         return [place if place.length else None for place in places]
 
+    def chunk(self, key: int, seq: int) -> Place | None:
+        """Where one chunk stands."""
+        places = self._chunks.get(key, b"")
+        if (seq + 1) * _CHUNK.size > len(places):
+            return None
+        place = Place(*_CHUNK.unpack_from(places, seq * _CHUNK.size)[:3])
+        return place if place.length else None
+
     def apply(self, place: Place, batch: Sequence[AnyRecord]) -> None:
         """What the frame at `place` says.  In the order of the log."""
         for record in batch:
@@ -85,6 +93,20 @@ class Index:
         for segment, _, _, size in _CHUNK.iter_unpack(self._chunks.pop(key, b"")):
             self._charge(segment, -size)
 
+    def needs(self, place: Place, record: AnyRecord) -> bool:
+        """Whether the log must not lose `record`, which stands in the frame at `place`."""
+        if type(record) is Drop:
+            return record.key not in self._keys and bool(self._guards.get(place.segment))
+        if type(record) is Chunk:
+            return self.chunk(record.key, record.seq) == place
+        known = self._keys.get(record[0])
+        if known is None:
+            return False
+        *put, _, amended_in = _KEY.unpack_from(known)
+        if type(record) is Put:
+            return Place(*put) == place
+        return type(record) is Amend and amended_in == place.segment
+
     def living_in(self, segment: int) -> int:
         """Bytes of living records there."""
         return self._living.get(segment, 0)
@@ -95,10 +117,20 @@ class Index:
             return True
         return not self._guards.get(segment, set()).isdisjoint(present)
 
+    def inherit(self, segment: int, former: int) -> None:
+        """What ends keys in `former` was copied to `segment`, which guards what that guarded."""
+        guarded = self._guards.get(former)
+        if guarded:
+            self._guards.setdefault(segment, set()).update(guarded)
+
     def forget_segment(self, segment: int) -> None:
-        """It was removed."""
+        """It was removed.  Who ended a key in it ended all earlier copies of that key, too."""
         self._living.pop(segment, None)
-        self._guards.pop(segment, None)
+        guarded = self._guards.pop(segment, None)
+        for others in self._guards.values():
+            if segment in others:
+                others.remove(segment)
+                others.update(guarded or ())
 
     def _put(self, place: Place, put: Put) -> None:
         key = put.key

@@ -10,27 +10,30 @@ liveness.
                     one says so in its first frame (SEAL) before anybody is told of the failure
 """
 
+import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from zlib import crc32
 
 from spool import segment as segments
 from spool.active import Active
 from spool.counters import Counters
 from spool.entry import Entry
-from spool.errors import CorruptFrame, SpoolFailed, SpoolFull
+from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
 from spool.files import Files, is_full
 from spool.frame import AnyRecord, Seal, decode, encode
 from spool.index import Place
-from spool.recovery import Apply, Segment, replay, survey
+from spool.recovery import Apply, Gap, Segment, passage, reader, replay, survey
 from spool.segment import VERSION, Header
 from spool.supply import Supply
 
 #: This part of each segment is left to settlements (`kept` entries): while the disk is full they
 #: end what was accepted, and so make room.
 _RESERVE_SHARE = 64
+#: Room behind the last frame of a segment, as a part of it, that is given back when it ends.
+_WORTH_CUTTING = 8
 
 
 class Log:
@@ -75,12 +78,13 @@ class Log:
         if self._row:
             self._continue(self._row[max(self._row)])
 
-    def commit(self, entries: Sequence[Entry]) -> None:
+    def commit(self, entries: Sequence[Entry]) -> SpoolError | None:
         """Make `entries` durable, in order.  On return each has either landed or an error.
 
         Those that are `kept` get a second try, alone and, after a failed sync, elsewhere.
-        What was noted before becomes durable with them.  Without entries only that does, and the
-        seal that an earlier failure may still owe.
+        What was noted before becomes durable with them; the error is returned that keeps it from
+        that.  Without entries only that is tried, and the seal that an earlier failure may still
+        owe.
         """
         self._counters.commits += bool(entries)
         try:
@@ -92,6 +96,7 @@ class Log:
             raise
         if refused or self._owes_refusal():
             self._through([entry for entry in refused if entry.kept and not entry.noted])
+        return self._again[0].error if self._again else None
 
     def note(self, entry: Entry) -> bool:
         """Write `entry` (a `kept` one) at once, beside a running sync: a killed process leaves
@@ -142,6 +147,22 @@ class Log:
             for segment in sorted(self._row.values(), key=lambda s: s.number)
             if segment.number < below and segment.guards.isdisjoint(present)
         ]
+
+    def used_bytes(self, number: int) -> int:
+        """Bytes of the frames in a segment."""
+        return self._row[number].end - segments.FIRST
+
+    def frames(self, number: int) -> Iterator[tuple[Place, list[AnyRecord]]]:
+        """What verifies in a sealed segment, in order.  OSError."""
+        known = self._row[number]
+        fd = self._files.open(segments.name_of(number))
+        try:
+            fresh = Segment(number, known.tag)
+            for found in passage(reader(self._files, fd), known.end, fresh, None):
+                if not isinstance(found, Gap):
+                    yield found
+        finally:
+            self._files.close_file(fd)
 
     def remove(self, numbers: Sequence[int]) -> None:
         """Delete these segments, or make spares of them, durably.  OSError."""
@@ -254,6 +275,10 @@ class Log:
             segment.closing = True
         if segment.notes:
             self._sync(segment, ())
+        if self._segment_bytes - segment.tail > self._segment_bytes // _WORTH_CUTTING:
+            # Or large frames, two of which do not fit, would take twice their room.
+            with contextlib.suppress(OSError):
+                self._files.cut(segment.fd, segment.tail)
         self._retire(segment, refused=0)
 
     def _begin(self, active: Active) -> None:
@@ -343,7 +368,7 @@ class Log:
         if self._trouble != str(error):
             self._trouble = str(error)
             self._logger.error("spool: writing fails: %s", error)
-        for entry in entries:
+        for entry in (*entries, *self._again):
             entry.error = kind(str(error))
         return entries
 

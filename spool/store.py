@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from spool.commit import Committer
+from spool.compact import Compactor
+from spool.copying import Copying
 from spool.counters import Counters
 from spool.entry import Entry
-from spool.errors import CorruptFrame, SpoolClosed, SpoolError, SpoolFailed
+from spool.errors import SpoolClosed, SpoolError, SpoolFailed
 from spool.files import Files
-from spool.frame import AnyRecord, Chunk, Drop, Put, Record
+from spool.frame import Chunk, Drop, Put, Record
 from spool.index import Index, Place
 from spool.log import Log
+from spool.reading import Reader
 from spool.recovery import check_version
 from spool.unlanded import Unlanded
 
@@ -41,10 +44,15 @@ class Spool:
         sync: Callable[[int], None] = os.fdatasync,
         clock: Callable[[], float] = time.time,
         segment_bytes: int = 16 * 1024 * 1024,
+        compact_ratio: float = 0.5,
+        compact_rate_bytes_s: float = 50 * 1024 * 1024,
         logger: logging.Logger | None = None,
         files: Callable[[str, Callable[[int], None]], Files] = Files,
     ) -> None:
         """Open, lock, replay.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds.
+
+        A segment whose dead share is above `compact_ratio` (0..1) is compacted, reading at most
+        `compact_rate_bytes_s`; both only while run() runs.
 
         Raises SpoolLocked, SpoolVersion, SpoolOwner, OSError.  A full disk is no reason.
         """
@@ -70,6 +78,13 @@ class Spool:
             self._files.close()
             raise
         self._committer = Committer(self._log.commit, self._lost, self._lock)
+        self._reader = Reader(self._log, self._index, self._unlanded, self._lock)
+        copying = Copying(
+            self._log, self._index, self._unlanded, self._committer, self._lock, self.counters
+        )
+        self._compactor = Compactor(
+            copying, self._logger, ratio=compact_ratio, rate_bytes_s=compact_rate_bytes_s
+        )
         self._index.forget_orphans()
         self._last_key = self._index.last_key
         self._sweep()
@@ -145,17 +160,28 @@ class Spool:
 
     def run(self, stop: threading.Event) -> None:
         """Upkeep until `stop`: commits what nobody waits for, removes segments nobody needs,
-        and has room ready for the next."""
-        delay = 0.0
-        while not stop.wait(delay):
-            delay = UPKEEP_S
+        has room ready for the next, and compacts."""
+        delay_s, round_at = 0.0, float("-inf")
+        while not stop.wait(delay_s):
             with self._upkeep:
                 if self._closed:
                     return
-                # The log reports what is refused, and settlements among it stay in the queue.
-                self._committer.flush()
-                self._sweep()
-                self._log.prepare()
+                if time.monotonic() >= round_at:
+                    # The log reports what is refused, and settlements among it stay in the queue.
+                    self._committer.flush()
+                    self._sweep()
+                    self._log.prepare()
+                    round_at = time.monotonic() + UPKEEP_S
+                rest_s = self._compactor.step()
+            left_s = max(0.0, round_at - time.monotonic())
+            delay_s = left_s if rest_s is None else min(rest_s, left_s)
+
+    def compact(self, progress: Callable[[], None] = lambda: None) -> None:
+        """Compact whatever is worth it, at once; `progress` is called again and again."""
+        with self._upkeep:
+            self._check_open()
+            while self._compactor.step() is not None:
+                progress()
 
     def items(self) -> Iterator[tuple[int, bytes]]:
         """(key, newest state) of every living key, oldest first.  Keys that die meanwhile may
@@ -190,18 +216,14 @@ class Spool:
 
     def head(self, key: int) -> bytes:
         """As the Put wrote it.  KeyError when gone, CorruptFrame when damaged, SpoolFailed."""
-        return self._find_put(key).head
+        self._check_open()
+        return self._reader.put(key).head
 
     def body(self, key: int) -> Iterator[bytes]:
         """The pieces in order, each verified before it is given out.  Raises as head() does,
-        CorruptFrame also between two pieces: what was given out is then to be thrown away."""
-        put = self._find_put(key)
-        with self._lock:
-            found = self._index.chunks(key)[: put.chunks]
-        places = [place for place in found if place is not None]
-        if len(places) < put.chunks:
-            raise CorruptFrame(0, f"key {key} misses chunks")
-        return self._pieces(key, places, put.body)
+        also between two pieces: what was given out is then to be thrown away."""
+        self._check_open()
+        return self._reader.body(key)
 
     def close(self) -> None:
         """Commit what is left and let go of the directory.  Does nothing the second time."""
@@ -225,7 +247,7 @@ class Spool:
         """`entry` was refused for good.  Its chunks, or those its Put names, are of no use."""
         with self._lock:
             self._unlanded.discard(entry)
-            for record in entry.batch:
+            for record in () if entry.copies else entry.batch:
                 if type(record) is Chunk and entry.error is not None:
                     self._spoilt[record.key] = entry.error
                 elif type(record) is Put and record.chunks:
@@ -245,41 +267,6 @@ class Spool:
         if not whole:
             spoilt = self._spoilt.pop(put.key, None)
             raise spoilt or SpoolFailed(f"key {put.key} has not the {put.chunks} chunks it names")
-
-    def _pieces(self, key: int, places: list[Place], last: bytes) -> Iterator[bytes]:
-        for seq, place in enumerate(places):
-            yield next(
-                record.piece
-                for record in self._read(key, place)
-                if type(record) is Chunk and record.key == key and record.seq == seq
-            )
-        yield last
-
-    def _find_put(self, key: int) -> Put:
-        self._check_open()
-        with self._lock:
-            pending = self._unlanded.put(key)
-            if pending is not None:
-                return pending
-            place = self._index.place(key)
-        for record in self._read(key, place):
-            if type(record) is Put and record.key == key:
-                return record
-        raise CorruptFrame(place.offset, f"no record of key {key}")
-
-    def _read(self, key: int, place: Place) -> list[AnyRecord]:
-        try:
-            return self._log.read(place)
-        except CorruptFrame:
-            if key not in self._index:
-                raise KeyError(key) from None  # dropped, and its segment used again, under us
-            raise
-        except (FileNotFoundError, LookupError) as error:
-            if key not in self._index:
-                raise KeyError(key) from None  # dropped, and its segment removed, under us
-            raise CorruptFrame(place.offset, f"segment {place.segment} is missing") from error
-        except OSError as error:
-            raise SpoolFailed(f"cannot read segment {place.segment}: {error}") from error
 
     def _sweep(self) -> None:
         """Remove segments nobody needs, in rounds: one that keeps another's dead from coming

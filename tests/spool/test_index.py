@@ -96,6 +96,46 @@ def test_a_put_that_replaces_another_guards_it_like_a_drop() -> None:
     assert needed(index, 2, 3) == [3]
 
 
+def test_who_ends_a_key_guards_every_older_copy_when_the_newest_goes() -> None:
+    index = index_of((1, PUT), (2, PUT), (3, Drop(1)))
+    index.forget_segment(2)
+    assert needed(index, 1, 3) == [3]
+    index.forget_segment(1)
+    assert needed(index, 3) == []
+
+
+def test_a_copy_of_a_drop_guards_what_the_drop_guarded() -> None:
+    index = index_of((1, PUT), (2, Drop(1)), (3, Drop(1)))
+    index.inherit(3, 2)
+    index.forget_segment(2)
+    assert needed(index, 1, 3) == [3]
+
+
+@pytest.mark.parametrize(
+    ("frames", "at", "record", "is_needed"),
+    [
+        ([(1, PUT)], 0, PUT, True),
+        ([(1, PUT), (2, PUT)], 0, PUT, False),
+        ([(1, PUT), (2, PUT)], 1, PUT, True),
+        ([(1, PUT), (1, Drop(1))], 0, PUT, False),
+        ([(1, PUT), (2, Amend(1, b"x"))], 1, Amend(1, b"x"), True),
+        ([(1, PUT), (2, Amend(1, b"x")), (3, Amend(1, b"y"))], 1, Amend(1, b"x"), False),
+        ([(1, PUT), (2, Amend(1, b"x")), (3, PUT)], 1, Amend(1, b"x"), False),
+        ([(1, Amend(1, b"x"))], 0, Amend(1, b"x"), False),
+        ([(1, PUT), (2, Drop(1))], 1, Drop(1), True),
+        ([(1, PUT), (1, Drop(1))], 1, Drop(1), False),
+        ([(1, Chunk(1, 2, b"x"))], 0, Chunk(1, 2, b"x"), True),
+        ([(1, Chunk(1, 2, b"x")), (1, Chunk(1, 2, b"x"))], 0, Chunk(1, 2, b"x"), False),
+        ([(1, Chunk(1, 2, b"x")), (1, Drop(1))], 0, Chunk(1, 2, b"x"), False),
+    ],
+)
+def test_what_the_log_must_not_lose(
+    frames: list[tuple[int, AnyRecord]], at: int, record: AnyRecord, is_needed: bool
+) -> None:
+    place = Place(frames[at][0], 1024 + 100 * at, 100)
+    assert index_of(*frames).needs(place, record) is is_needed
+
+
 def test_living_bytes_are_zero_again_after_everything_is_dropped() -> None:
     index = Index()
     for key in range(100):

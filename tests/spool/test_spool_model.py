@@ -69,7 +69,7 @@ class SpoolAgainstDict(RuleBasedStateMachine):
 
     def write(self, batch: list[Record], after: dict[int, Value], wait: bool) -> None:
         """Write, and remember what may have become of it."""
-        failing = len(self.disk.sync_errors) > 1
+        failing = self.may_fail_twice()
         try:
             self.spool.write(batch, wait=wait)
         except (SpoolFull, SpoolFailed):
@@ -83,6 +83,10 @@ class SpoolAgainstDict(RuleBasedStateMachine):
             if wait:
                 self.settled()
                 self.settle_doubt()
+
+    def may_fail_twice(self) -> bool:
+        """A sync fails, and the seal that says so cannot be made durable either."""
+        return len(self.disk.sync_errors) > (self.disk.room is None)
 
     def note(self, after: dict[int, Value]) -> None:
         for key, value in after.items():
@@ -188,7 +192,7 @@ class SpoolAgainstDict(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
-        failing = len(self.disk.sync_errors) > 1
+        failing = self.may_fail_twice()
         try:
             self.spool.sync()
         except (SpoolFull, SpoolFailed):
@@ -204,9 +208,21 @@ class SpoolAgainstDict(RuleBasedStateMachine):
     @rule(rounds=st.integers(1, 2))
     def upkeep(self, rounds: int) -> None:
         """Spent segments become spares, and a spare is made when there is none."""
-        failing = len(self.disk.sync_errors) > 1
+        failing = self.may_fail_twice()
         try:
             self.spool.run(Rounds(rounds))
+        except Crash:
+            self.restart()
+            return
+        if failing:
+            self.doubt({})
+
+    @rule()
+    def compact(self) -> None:
+        """Says nothing new, whatever else is on its way."""
+        failing = self.may_fail_twice()
+        try:
+            self.spool.compact()
         except Crash:
             self.restart()
             return
