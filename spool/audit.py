@@ -221,7 +221,7 @@ class Audit:
     def _read_all(self, tell: Progress) -> None:
         self._read_new(tell)
         if self.holder is None:
-            self._index.forget_orphans()
+            self._index.forget_orphans(self._index.last_key)
             return
         # The holder went on meanwhile.  A segment it removed took only dead keys with it, and
         # their ends are in what it wrote before: so look which are there, then read that.

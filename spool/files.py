@@ -118,6 +118,16 @@ class Files:
         """One pwritev, at most BUFFERS_AT_ONCE buffers.  → bytes written, perhaps not all."""
         return os.pwritev(fd, buffers, offset)
 
+    def write_all(self, fd: int, content: bytes | memoryview, offset: int) -> None:
+        """All of it, however short the single writes.  OSError."""
+        rest = memoryview(content)
+        while rest:
+            count = self.write(fd, [rest], offset)
+            if not count:
+                raise OSError(errno.ENOSPC, "nothing was written")
+            rest = rest[count:]
+            offset += count
+
     def cut(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 

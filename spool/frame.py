@@ -52,13 +52,15 @@ class Chunk(NamedTuple):
 class Seal(NamedTuple):
     """Written by the log itself: `segment` ends with frame `serial`, at `end` (bytes).
 
-    `refused` is 1 when what may stand behind was refused to its writer, else 0.
+    `refused` is 1 when what may stand behind was refused to its writer, else 0.  No key in the
+    segments before this record's is above `last_key`.
     """
 
     segment: int
     serial: int
     end: int
     refused: int
+    last_key: int
 
 
 Record = Put | Amend | Drop | Chunk
@@ -91,7 +93,7 @@ _SHAPES: dict[int, tuple[type[AnyRecord], tuple[type, ...]]] = {
     2: (Amend, (int, int, bytes)),
     3: (Drop, (int, int)),
     4: (Chunk, (int, int, int, bytes)),
-    5: (Seal, (int, int, int, int, int)),
+    5: (Seal, (int, int, int, int, int, int)),
 }
 _KINDS = {record: (kind, shape[1:]) for kind, (record, shape) in _SHAPES.items()}
 

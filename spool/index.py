@@ -8,9 +8,10 @@ second PUT) must outlive the segment of the PUT it ends, or a replay would reviv
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from spool.checkpoint import CHUNKS, GUARDS, KEYS, Block
 from spool.frame import Amend, AnyRecord, Chunk, Drop, Put
 
 
@@ -31,13 +32,24 @@ _CHUNK = struct.Struct("<IIII")
 _OVERHEAD = 32
 
 
+#: Keys in one block of a checkpoint, and in one step of whatever goes through all of them.
+SLICE_KEYS = 2000
+
+
 class Index:
+    """While a checkpoint is being admitted, what the log's tail says of keys that are still to
+    come is kept for them: see expect() and admit()."""
+
     def __init__(self) -> None:
         self._keys: dict[int, bytes] = {}
         self._chunks: dict[int, bytearray] = {}
         self._living: dict[int, int] = {}
         self._guards: dict[int, set[int]] = {}
         self.last_key = 0
+        #: Keys up to this one may still be admitted; 0: none.
+        self._expected = 0
+        #: Of such keys: (segment, record) of each AMEND and DROP.
+        self._early: dict[int, list[tuple[int, Amend | Drop]]] = {}
         #: Bytes of all living records.
         self.living_bytes = 0
 
@@ -84,14 +96,96 @@ class Index:
             elif type(record) is Chunk:
                 self._chunk(place, record)
 
-    def forget_orphans(self) -> None:
-        """Chunks without a PUT.  After a replay nobody is left to write it."""
+    def forget_orphans(self, last_key: int) -> None:
+        """Chunks without a PUT, of keys up to `last_key`.  After a replay nobody is left to write
+        it."""
         for key in self._chunks.keys() - self._keys.keys():
-            self.forget_chunks(key)
+            if key <= last_key:
+                self.forget_chunks(key)
+
+    # -- checkpoints ---------------------------------------------------------------------
+
+    def dump(self) -> Iterator[Block]:
+        """The blocks of a checkpoint, each as it is when it is asked for."""
+        keys = list(self._keys)
+        for start in range(0, len(keys), SLICE_KEYS):
+            some = [key for key in keys[start : start + SLICE_KEYS] if key in self._keys]
+            yield KEYS, some, [self._keys[key] for key in some]
+        keys = list(self._chunks)
+        for start in range(0, len(keys), SLICE_KEYS):
+            some = [key for key in keys[start : start + SLICE_KEYS] if key in self._chunks]
+            yield CHUNKS, some, [bytes(self._chunks[key]) for key in some]
+        yield GUARDS, [(segment, sorted(guarded)) for segment, guarded in self._guards.items()]
+
+    def expect(self, last_key: int) -> None:
+        """Keys up to `last_key` will be admitted later."""
+        self._expected = last_key
+
+    def admit(self, block: Block, present: Container[int]) -> list[int]:
+        """Take in a block of a checkpoint.  What was applied before came after it in the log.
+
+        → the keys that live by it.  A key whose PUT is in no segment of `present` does not: the
+        segment was removed because the key had ended, and then its end may be gone as well.
+        """
+        kind, *content = block
+        if kind == KEYS:
+            pairs = zip(*content, strict=True)
+            return [key for key, packed in pairs if self._admit_key(key, packed, present)]
+        if kind == CHUNKS:
+            for key, table in zip(*content, strict=True):
+                self._admit_chunks(key, table)
+        elif kind == GUARDS:
+            for segment, guarded in content[0]:
+                self._guards.setdefault(segment, set()).update(guarded)
+        return []
+
+    def expect_no_more(self, present: Iterable[int]) -> None:
+        """Everything was admitted; `present` are the segments there are."""
+        self._expected = 0
+        self._early.clear()
+        there = set(present)
+        self._guards = {n: guarded & there for n, guarded in self._guards.items() if n in there}
+
+    def _admit_key(self, key: int, packed: bytes, present: Container[int]) -> bool:
+        put_in, _, _, size, amended_in = _KEY.unpack_from(packed)
+        early = self._early.pop(key, ())
+        newer = self._keys.get(key)
+        if newer is not None:
+            newer_in = _KEY.unpack_from(newer)[0]
+            if newer_in != put_in:
+                self._guards.setdefault(newer_in, set()).add(put_in)
+            return False
+        if put_in not in present:
+            return False
+        self._keys[key] = packed
+        self._charge(put_in, size)
+        if amended_in:
+            self._charge(amended_in, len(packed) - _KEY.size + _OVERHEAD)
+        for segment, record in early:
+            if type(record) is Amend:
+                self._amend(segment, record)
+            elif (ended := self._keys.pop(key, None)) is not None:
+                self._end(segment, ended)
+        return key in self._keys
+
+    def _admit_chunks(self, key: int, table: bytes) -> None:
+        if key not in self._keys:
+            return
+        known = self._chunks.setdefault(key, bytearray())
+        known.extend(bytes(max(0, len(table) - len(known))))
+        for at in range(0, len(table), _CHUNK.size):
+            segment, _, length, size = _CHUNK.unpack_from(table, at)
+            if length and not _CHUNK.unpack_from(known, at)[2]:
+                known[at : at + _CHUNK.size] = table[at : at + _CHUNK.size]
+                self._charge(segment, size)
 
     def forget_chunks(self, key: int) -> None:
         for segment, _, _, size in _CHUNK.iter_unpack(self._chunks.pop(key, b"")):
             self._charge(segment, -size)
+
+    def segments_needed(self) -> set[int]:
+        """Those that hold living bytes."""
+        return {segment for segment, size in self._living.items() if size > 0}
 
     def needs(self, place: Place, record: AnyRecord) -> bool:
         """Whether the log must not lose `record`, which stands in the frame at `place`."""
@@ -146,6 +240,8 @@ class Index:
     def _amend(self, segment: int, amend: Amend) -> None:
         before = self._keys.get(amend.key)
         if before is None:
+            if amend.key <= self._expected:
+                self._early.setdefault(amend.key, []).append((segment, amend))
             return
         *put, amended_in = _KEY.unpack_from(before)
         if amended_in:
@@ -154,6 +250,8 @@ class Index:
         self._charge(segment, len(amend.state) + _OVERHEAD)
 
     def _drop(self, segment: int, key: int) -> None:
+        if key <= self._expected:
+            self._early.setdefault(key, []).append((segment, Drop(key)))
         before = self._keys.pop(key, None)
         if before is not None:
             self._end(segment, before)

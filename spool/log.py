@@ -19,13 +19,26 @@ from zlib import crc32
 
 from spool import segment as segments
 from spool.active import Active
+from spool.checkpoint import Checkpoint, Covered, Row
 from spool.counters import Counters
 from spool.entry import Entry
 from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
 from spool.files import Files, is_full
 from spool.frame import AnyRecord, Seal, decode, encode
 from spool.index import Place
-from spool.recovery import Apply, Gap, Segment, passage, reader, replay, survey
+from spool.recovery import (
+    Apply,
+    Gap,
+    Segment,
+    Survey,
+    find_end,
+    find_seals,
+    misfit,
+    passage,
+    reader,
+    replay,
+    survey,
+)
 from spool.segment import VERSION, Header
 from spool.supply import Supply
 
@@ -42,17 +55,26 @@ class Log:
         files: Files,
         segment_bytes: int,
         landed: Callable[[Sequence[Entry]], None],
+        issued: Callable[[], int],
         counters: Counters,
         logger: logging.Logger,
     ) -> None:
-        """`landed` is told of entries as soon as they are durable, in the log's order."""
+        """`landed` is told of entries as soon as they are durable, in the log's order; `issued`
+        says the last key that was given out."""
         self._files = files
         self._segment_bytes = segment_bytes
         self._reserve_bytes = segment_bytes // _RESERVE_SHARE
         self._landed = landed
+        self._issued = issued
         self._counters = counters
         self._logger = logger
         self._supply = Supply(files, segment_bytes, logger)
+        self._found = Survey(b"", {}, set(), set(), {})
+        self._seals: dict[int, Seal] = {}
+        #: Where the log ended when it was opened.
+        self._end: Segment | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.last_key = 0
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
         self._unreadable: set[int] = set()
@@ -67,16 +89,81 @@ class Log:
         #: What ails the disk, as last logged; logged again only when it changes.
         self._trouble = ""
 
-    def open(self, apply: Apply) -> None:
-        """Replay what there is, and go on behind it.  Creates nothing: the disk may be full."""
-        found = survey(self._files, self._logger)
-        replay(self._files, found, apply, self._counters, self._logger)
+    def open(self) -> None:
+        """Find what there is and where to go on behind it; then replay() must follow.
+
+        Creates nothing: the disk may be full.
+        """
+        self._found = found = survey(self._files, self._logger)
         self._secret, self._row, self._aside, self._unreadable, spares = found
         # Above the spares' too, or frames of their earlier lives would count again.
         highest = self._supply.open(spares, self._secret)
-        self._next = max([highest, *self._row, *self._aside]) + 1
-        if self._row:
-            self._continue(self._row[max(self._row)])
+        self.checkpoint = self._find_checkpoint()
+        covered = self.checkpoint.covered.rows if self.checkpoint is not None else {}
+        for number in covered.keys() & self._row.keys():
+            self._row[number].resume(covered[number])
+        self._seals = find_seals(self._files, self._row, above=max(covered, default=0))
+        self._next = max([highest, *self._row, *self._aside, *covered]) + 1
+        # Keys that were ever given out, as far as can be told without reading all the log.
+        self.last_key = self.checkpoint.covered.last_key if self.checkpoint is not None else 0
+        self.last_key = max([self.last_key, *(seal.last_key for seal in self._seals.values())])
+        self._end = find_end(
+            self._files, found, self._seals, self._look, self._counters, self._logger
+        )
+        if self._end is not None:
+            self._continue(self._end)
+
+    def _look(self, batch: Sequence[AnyRecord]) -> None:
+        keys = [record[0] for record in batch if type(record) is not Seal]
+        self.last_key = max([self.last_key, *keys])
+
+    def replay(self, apply: Apply) -> Iterator[None]:
+        """Hand every frame that the checkpoint does not cover to `apply`, in the log's order, up
+        to where the log ended when it was opened.  In short steps."""
+        return replay(
+            self._files,
+            self._found,
+            self._end,
+            self._known,
+            self._seals,
+            apply,
+            self._counters,
+            self._logger,
+        )
+
+    def forget_checkpoint(self) -> None:
+        """It is of no use: replay() will begin at the beginning."""
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+            self.checkpoint = None
+            self._seals = find_seals(self._files, self._row)
+
+    def had(self, place: Place) -> bool:
+        """Whether the frame at `place` was there when the log was opened."""
+        end = self._end
+        return end is not None and place[:2] < (end.number, end.end)
+
+    def end_replay(self) -> None:
+        """All of it was read: what was kept for that is let go."""
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+            self.checkpoint = None
+        self._seals = {}
+
+    def covered(self, last_key: int) -> Covered | None:
+        """How far the log is durable, while nothing is being committed; None while a checkpoint
+        could not say it: what could not be read at this start may be at the next."""
+        if self._unreadable or self._active is None:
+            return None
+        rows = {
+            s.number: Row(s.number, s.last, s.serial, s.end, sorted(s.guards))
+            for s in self._row.values()
+        }
+        return Covered(last_key, rows)
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
 
     def commit(self, entries: Sequence[Entry]) -> SpoolError | None:
         """Make `entries` durable, in order.  On return each has either landed or an error.
@@ -180,11 +267,42 @@ class Log:
         self._supply.prepare()
 
     def close(self) -> None:
+        self.end_replay()
         if self._owes_refusal():
             self._through(())  # the next process will not know of it otherwise
         if self._active is not None:
             self._files.close_file(self._active.fd)
             self._active = None
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """The one there is, if it goes with the segments there are."""
+        try:
+            checkpoint = Checkpoint(self._files, self._secret)
+        except FileNotFoundError:
+            return None
+        except (CorruptFrame, OSError) as error:
+            self._logger.warning("spool: the checkpoint is of no use: %s", error)
+            return None
+        reason = misfit(self._files, self._found, checkpoint.covered)
+        if reason:
+            self._logger.warning("spool: the checkpoint is of no use: %s", reason)
+            checkpoint.close()
+            return None
+        return checkpoint
+
+    def _known(self, number: int) -> Segment | None:
+        """Where replay() begins in a segment; None: not at all."""
+        segment = self._row[number]
+        row = None
+        if self.checkpoint is not None:
+            if self.checkpoint.covered.skips(number):
+                return None
+            row = self.checkpoint.covered.rows.get(number)
+        if self._end is not None and number == self._end.number:
+            # Its end is being moved by commits meanwhile.
+            segment = Segment(number, segment.tag, segment.intact)
+        segment.resume(row)
+        return segment
 
     def _continue(self, last: Segment) -> None:
         """Append to the last segment, if it is whole and takes a sync.
@@ -193,6 +311,7 @@ class Log:
         """
         if last.intact:
             active = Active(last.number, last.tag, -1, self._files, self._counters)
+            active.last = last.last
             active.end = active.tail = last.end
             active.serial = active.tail_serial = last.serial
             active.guards, active.fresh = last.guards, False
@@ -206,7 +325,7 @@ class Log:
             else:
                 self._row[last.number] = self._active = active
                 return
-        self._owed.append(Seal(last.number, last.serial, last.end, 0))
+        self._owe(last, refused=0)
 
     def _through(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """As many as the disk takes; the rest come back, each with its error."""
@@ -325,9 +444,12 @@ class Log:
             self._fail(segment)
             raise
         self._counters.syncs += 1
+        landed = sorted([*notes, *entries], key=_offset) if notes else entries
         segment.end, segment.serial = tail, serial
+        if landed:
+            segment.last = landed[-1].offset
         self._owed.clear()
-        self._land(sorted([*notes, *entries], key=_offset) if notes else entries)
+        self._land(landed)
 
     def _fail(self, segment: Active) -> None:
         with self._writing:
@@ -346,10 +468,14 @@ class Log:
         self._retire(segment, refused=1)
 
     def _retire(self, segment: Active, refused: int) -> None:
-        self._owed.append(Seal(segment.number, segment.serial, segment.end, refused))
+        self._owe(segment, refused)
         with self._writing:
             self._active = None
         self._files.close_file(segment.fd)
+
+    def _owe(self, segment: Segment, refused: int) -> None:
+        ends = segment.number, segment.serial, segment.end
+        self._owed.append(Seal(*ends, refused, self._issued()))
 
     def _land(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

@@ -126,13 +126,8 @@ def _write(directory: Files, name: str, parts: Iterable[bytes]) -> None:
     try:
         done = 0
         for part in parts:
-            rest = memoryview(part)
-            while rest:
-                written = directory.write(fd, [rest], done)
-                if not written:
-                    raise OSError(errno.ENOSPC, "nothing was written")
-                done += written
-                rest = rest[written:]
+            directory.write_all(fd, part, done)
+            done += len(part)
         directory.sync(fd)
         directory.sync_directory()
     except BaseException:

@@ -8,10 +8,11 @@ of a torn tail.
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from spool import segment as segments
+from spool.checkpoint import Covered, Row
 from spool.counters import Counters
 from spool.errors import CorruptFrame, SpoolVersion
 from spool.files import Files
@@ -24,6 +25,10 @@ from spool.segment import HEADER_SEARCH, Header
 _NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: A segment's first frame is read on its own for its seals: a few, of 20 bytes at most.
 _SEALS_BYTES = 64 * 1024
+#: What one step of a replay may cost, in bytes read, and what a frame costs besides: together a
+#: millisecond or two.
+_STEP_WORK = 1024 * 1024
+_FRAME_WORK = 8 * 1024
 #: Bytes read at once when looking for a torn frame.
 _TAIL_WINDOW = 1024 * 1024
 
@@ -31,19 +36,27 @@ Apply = Callable[[Place, list[AnyRecord]], None]
 
 
 class Segment:
-    """One segment of the row.  `end` (bytes) is just past frame number `serial`, its last."""
+    """One segment of the row.  Frame number `serial`, the last that counts, stands at `last` and
+    ends at `end` (bytes)."""
 
-    __slots__ = ("end", "guards", "intact", "number", "serial", "tag")
+    __slots__ = ("end", "guards", "intact", "last", "number", "serial", "tag")
 
     def __init__(self, number: int, tag: bytes, intact: bool = True) -> None:
         self.number = number
         self.tag = tag
         #: False when both copies of the header are damaged: not written to any more.
         self.intact = intact
-        self.end = segments.FIRST
+        self.last = self.end = segments.FIRST
         self.serial = 0
         #: Segments with refused frames that only this one's seals keep from being replayed.
         self.guards: set[int] = set()
+
+    def resume(self, row: Row | None) -> None:
+        """It was read before, as far as `row` says; None: not at all."""
+        self.last = row.last if row else segments.FIRST
+        self.end = row.end if row else segments.FIRST
+        self.serial = row.serial if row else 0
+        self.guards = set(row.guards) if row else set()
 
 
 class Survey(NamedTuple):
@@ -99,39 +112,151 @@ def survey(files: Files, logger: logging.Logger) -> Survey:
     return found
 
 
-def replay(
-    files: Files, found: Survey, apply: Apply, counters: Counters, logger: logging.Logger
-) -> None:
-    """Hand every frame to `apply`, in the log's order; bring `found` up to date.
+def misfit(files: Files, found: Survey, covered: Covered) -> str:
+    """Why a checkpoint does not go with the segments there are; "" when it does.
 
-    Holds one window of one segment at a time.  The last segment's torn tail is cut off.
+    Segments that it knows of may be gone, for nothing in them was needed any more.
     """
-    seals = find_seals(files, found.row)
-    quarantine = Quarantine(files, logger)
-    last = max(found.row, default=None)
-    for number, segment in list(found.row.items()):
+    position = covered.position
+    for number in sorted({*found.row, *found.aside}):
         name = segments.name_of(number)
+        row = covered.rows.get(number)
+        if row is None:
+            if number < position.segment:
+                return f"it does not know {name}"
+        elif number in found.aside or not found.row[number].intact:
+            return f"{name} has no intact header"
+        elif _size(files, name) < row.end:
+            return f"{name} is shorter than it was"
+    if position.serial and position.segment in found.row:
+        return _position_misfit(files, found.row[position.segment], position)
+    return ""
+
+
+def _position_misfit(files: Files, segment: Segment, position: Row) -> str:
+    """Whether another log stands where the checkpoint ended: a copy brought back, say."""
+    name = segments.name_of(segment.number)
+    try:
+        fd = files.open(name)
         try:
-            fd = files.open(name, writable=number == last)
-        except OSError as error:
-            if error.errno in _NOT_THE_FILE:
-                raise
-            logger.error("spool: %s cannot be read: %s", name, error)
-            _leave_aside(found, number)
-            found.unreadable.add(number)
-            continue
-        try:
-            _replay_one(files, fd, segment, seals.get(number), apply, counters, quarantine, logger)
-            # A seal may say that nothing in it counts: then that is no riddle.
-            void = number in seals and not seals[number].serial
-            hollow = not segment.intact and not segment.serial and not void
-            if hollow and _holds_anything(files, fd):
-                logger.error("spool: nothing in %s verifies, left aside", name)
-                _leave_aside(found, number)
-            elif number == last:
-                _cut_tail(files, fd, segment, counters, quarantine, logger)
+            raw = files.salvage(fd, position.last, position.end - position.last)
         finally:
             files.close_file(fd)
+        frame = decode(raw, 0, segment.tag)
+    except (CorruptFrame, OSError) as error:
+        return f"its position in {name}: {error}"
+    if frame is None or frame.serial != position.serial or frame.end != len(raw):
+        return f"its position in {name} is another one"
+    return ""
+
+
+def find_end(
+    files: Files,
+    found: Survey,
+    seals: Mapping[int, Seal],
+    look: Callable[[Sequence[AnyRecord]], None],
+    counters: Counters,
+    logger: logging.Logger,
+) -> Segment | None:
+    """The last segment, read to its end, where a process that was killed stopped writing.
+
+    Its torn tail is cut off.  Later ones in which nothing can be told are left aside.  `look`
+    is shown every batch in it.
+    """
+    while found.row:
+        segment = found.row[max(found.row)]
+        fd = _open_or_leave(files, found, segment, logger, writable=True)
+        if fd is None:
+            continue
+        try:
+            seal = seals.get(segment.number)
+            for read in passage(reader(files, fd), files.size(fd), segment, seal):
+                if not isinstance(read, Gap):
+                    look(read[1])
+            if _is_hollow(files, fd, found, segment, seal, logger):
+                continue
+            _cut_tail(files, fd, segment, counters, Quarantine(files, logger), logger)
+        finally:
+            files.close_file(fd)
+        return segment
+    return None
+
+
+def replay(
+    files: Files,
+    found: Survey,
+    last: Segment | None,
+    begin: Callable[[int], Segment | None],
+    seals: Mapping[int, Seal],
+    apply: Apply,
+    counters: Counters,
+    logger: logging.Logger,
+) -> Iterator[None]:
+    """Hand every frame to `apply`, in the log's order, up to the end of `last` as find_end()
+    found it; bring `found` up to date.  Yields now and then: each step is short.
+
+    `begin(number)` says what is known of a segment, to read on from there; None: all there is.
+    Holds one window of one segment at a time.
+    """
+    quarantine = Quarantine(files, logger)
+    end = last.end if last is not None else 0
+    for number in sorted(found.row):
+        known = begin(number)
+        if known is None:
+            continue
+        fd = _open_or_leave(files, found, known, logger)
+        if fd is None:
+            continue
+        try:
+            is_last = last is not None and number == last.number
+            size = end if is_last else files.size(fd)
+            seal = seals.get(number)
+            yield from _replay_one(
+                files, fd, size, known, seal, apply, counters, quarantine, logger
+            )
+            if not is_last:
+                _is_hollow(files, fd, found, known, seal, logger)
+        finally:
+            files.close_file(fd)
+
+
+def _open_or_leave(
+    files: Files,
+    found: Survey,
+    segment: Segment,
+    logger: logging.Logger,
+    *,
+    writable: bool = False,
+) -> int | None:
+    """Its descriptor; None for one that cannot be read, which is left aside."""
+    name = segments.name_of(segment.number)
+    try:
+        return files.open(name, writable=writable)
+    except OSError as error:
+        if error.errno in _NOT_THE_FILE:
+            raise
+        logger.error("spool: %s cannot be read: %s", name, error)
+        _leave_aside(found, segment.number)
+        found.unreadable.add(segment.number)
+        return None
+
+
+def _is_hollow(
+    files: Files,
+    fd: int,
+    found: Survey,
+    segment: Segment,
+    seal: Seal | None,
+    logger: logging.Logger,
+) -> bool:
+    """Whether nothing in it could be told, though there is something: then it is left aside."""
+    # A seal may say that nothing in it counts: then that is no riddle.
+    void = seal is not None and not seal.serial
+    if segment.intact or segment.serial or void or not _holds_anything(files, fd):
+        return False
+    logger.error("spool: nothing in %s verifies, left aside", segments.name_of(segment.number))
+    _leave_aside(found, segment.number)
+    return True
 
 
 def _leave_aside(found: Survey, number: int) -> None:
@@ -150,22 +275,29 @@ def _holds_anything(files: Files, fd: int) -> bool:
 def _replay_one(
     files: Files,
     fd: int,
+    size: int,
     segment: Segment,
     seal: Seal | None,
     apply: Apply,
     counters: Counters,
     quarantine: Quarantine,
     logger: logging.Logger,
-) -> None:
+) -> Iterator[None]:
     name = segments.name_of(segment.number)
     read = reader(files, fd)
-    for found in passage(read, files.size(fd), segment, seal):
+    work = 0
+    for found in passage(read, size, segment, seal):
         if isinstance(found, Gap):
             quarantine.keep(read, segment.number, found.offset, found.size)
             if found.missing:
                 _lost(name, found.missing, found.size, counters, logger)
-        else:
-            apply(*found)
+            continue
+        place, batch = found
+        apply(place, batch)
+        work += place.length + _FRAME_WORK
+        if work >= _STEP_WORK:
+            work = 0
+            yield
 
 
 def passage(
@@ -173,7 +305,8 @@ def passage(
 ) -> Iterator[Gap | tuple[Place, list[AnyRecord]]]:
     """Every frame of a file of `size` bytes in order, and what stands between; keeps `segment`
     up to date.  What follows the last frame is the caller's to judge."""
-    for offset, length, frame in segments.scan(read, size, segment.tag):
+    start = segment.end if segment.serial else 0
+    for offset, length, frame in segments.scan(read, size, segment.tag, start):
         if seal is not None and frame.serial > seal.serial:
             break
         if frame.serial <= segment.serial:
@@ -181,7 +314,7 @@ def passage(
         missing = frame.serial - segment.serial - 1
         if missing or offset > segment.end:
             yield Gap(segment.end, max(0, offset - segment.end), missing)
-        segment.serial, segment.end = frame.serial, offset + length
+        segment.serial, segment.last, segment.end = frame.serial, offset, offset + length
         segment.guards.update(s.segment for s in frame.batch if type(s) is Seal and s.refused)
         yield Place(segment.number, offset, length), frame.batch
     if seal is not None and segment.serial < seal.serial:
@@ -232,13 +365,15 @@ def holds_torn(read: Callable[[int, int], bytes], segment: Segment, size: int) -
     return alike >= min(len(start), len(tag) // 2) > 0
 
 
-def find_seals(files: Files, row: dict[int, Segment]) -> dict[int, Seal]:
-    """Where segments end, from the first frame of each later one.
+def find_seals(files: Files, row: Mapping[int, Segment], above: int = 0) -> dict[int, Seal]:
+    """Where segments end, from the first frame of each later one, of those `above` a number.
 
     A segment's seal stands in a later file, and must be known before it is replayed.
     """
     seals: dict[int, Seal] = {}
     for segment in row.values():
+        if segment.number <= above:
+            continue
         start = _start_of(files, segments.name_of(segment.number), segments.FIRST + _SEALS_BYTES)
         at = start.find(segment.tag)
         try:
@@ -262,6 +397,18 @@ def _header(files: Files, number: int) -> Header | None:
 def _spares(files: Files) -> dict[str, Header | None]:
     names = [name for name in files.names() if segments.spare_number_of(name) is not None]
     return {n: segments.find_header(_start_of(files, n, segments.FIRST)) for n in names}
+
+
+def _size(files: Files, name: str) -> int:
+    """Of a file; 0 if it cannot be opened."""
+    try:
+        fd = files.open(name)
+    except OSError:
+        return 0
+    try:
+        return files.size(fd)
+    finally:
+        files.close_file(fd)
 
 
 def _start_of(files: Files, name: str, count: int) -> bytes:

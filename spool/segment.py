@@ -89,16 +89,18 @@ def find_header(start: bytes) -> Header | None:
 
 
 def scan(
-    read: Callable[[int, int], bytes], size: int, tag: bytes
+    read: Callable[[int, int], bytes], size: int, tag: bytes, start: int = 0
 ) -> Iterator[tuple[int, int, Frame]]:
     """Each frame that verifies in a file of `size` bytes, as (offset, length in bytes, frame).
+
+    From `start` on, when that is known to be just behind a frame, else from the beginning.
 
     `read(offset, count)` gives fewer than `count` bytes only at the end of the file.  Skips
     whatever is not a frame, to the next tag that verifies; the caller sees the gaps, and what
     is behind the last frame, from the offsets.  Frame.end is not a file offset here.
     Holds one window, or one frame where that is larger.
     """
-    base = at = _start(read, tag)
+    base = at = start or _start(read, tag)
     window = b""
     while at < size:
         try:

@@ -19,10 +19,12 @@ from spool.entry import Entry
 from spool.errors import SpoolClosed, SpoolError, SpoolFailed
 from spool.files import Files
 from spool.frame import Chunk, Drop, Put, Record
-from spool.index import Index, Place
+from spool.index import SLICE_KEYS, Index, Place
+from spool.loading import Loader
 from spool.log import Log
 from spool.reading import Reader
 from spool.recovery import check_version
+from spool.saving import Saver
 from spool.unlanded import Unlanded
 
 #: Chunks gathered for the next commit, in bytes, above which their writer waits for it: the one
@@ -30,8 +32,6 @@ from spool.unlanded import Unlanded
 GATHER_BYTES = 8 * 1024 * 1024
 #: Seconds between two rounds of upkeep; twice that bounds how long anything stays unsynced.
 UPKEEP_S = 0.25
-#: Keys given out by load() in one go.
-_LOADED_AT_ONCE = 1000
 
 
 class Spool:
@@ -43,16 +43,22 @@ class Spool:
         *,
         sync: Callable[[int], None] = os.fdatasync,
         clock: Callable[[], float] = time.time,
+        lazy: bool = False,
         segment_bytes: int = 16 * 1024 * 1024,
+        checkpoint_bytes: int = 64 * 1024 * 1024,
         compact_ratio: float = 0.5,
         compact_rate_bytes_s: float = 50 * 1024 * 1024,
         logger: logging.Logger | None = None,
         files: Callable[[str, Callable[[int], None]], Files] = Files,
     ) -> None:
-        """Open, lock, replay.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds.
+        """Open and lock.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds.
 
+        With `lazy` new keys may be written at once, and those of before do not exist until
+        load() has given them out; otherwise they are all there on return.
+
+        A checkpoint is written when the log has grown by `checkpoint_bytes`, and by close().
         A segment whose dead share is above `compact_ratio` (0..1) is compacted, reading at most
-        `compact_rate_bytes_s`; both only while run() runs.
+        `compact_rate_bytes_s`.  All that only while run() runs.
 
         Raises SpoolLocked, SpoolVersion, SpoolOwner, OSError.  A full disk is no reason.
         """
@@ -65,6 +71,7 @@ class Spool:
         self._spoilt: dict[int, SpoolError] = {}
         self._unlanded = Unlanded()
         self._closed = False
+        self._last_key = 0
         self.counters = Counters()
         name = os.fspath(path)
         self._files = files(name, sync)
@@ -72,8 +79,15 @@ class Spool:
             check_version(self._files, name)
             self._files.tighten(self._logger)
             self._files.lock()
-            self._log = Log(self._files, segment_bytes, self._landed, self.counters, self._logger)
-            self._log.open(self._index.apply)
+            self._log = Log(
+                self._files,
+                segment_bytes,
+                self._landed,
+                self._issued,
+                self.counters,
+                self._logger,
+            )
+            self._log.open()
         except BaseException:
             self._files.close()
             raise
@@ -85,9 +99,22 @@ class Spool:
         self._compactor = Compactor(
             copying, self._logger, ratio=compact_ratio, rate_bytes_s=compact_rate_bytes_s
         )
-        self._index.forget_orphans()
-        self._last_key = self._index.last_key
-        self._sweep()
+        self._saver = Saver(
+            self._files,
+            self._log,
+            self._index,
+            self._committer,
+            self._lock,
+            self._issued,
+            self.counters,
+            self._logger,
+            checkpoint_bytes,
+        )
+        self._last_key = self._log.last_key
+        self._loader = Loader(self._log, self._index, self._lock, self._logger)
+        self._loading: Iterator[list[int]] | None = self._loader.run()
+        if not lazy:
+            self._load_all()
 
     def __len__(self) -> int:
         """Living keys."""
@@ -169,12 +196,17 @@ class Spool:
                 if time.monotonic() >= round_at:
                     # The log reports what is refused, and settlements among it stay in the queue.
                     self._committer.flush()
-                    self._sweep()
+                    if self._loader.is_done:
+                        self._sweep()
                     self._log.prepare()
                     round_at = time.monotonic() + UPKEEP_S
-                rest_s = self._compactor.step()
-            left_s = max(0.0, round_at - time.monotonic())
-            delay_s = left_s if rest_s is None else min(rest_s, left_s)
+                rests_s = self._steps() if self._loader.is_done else []
+            delay_s = max(0.0, min([*rests_s, round_at - time.monotonic()]))
+
+    def _steps(self) -> list[float]:
+        """One step of what goes on in the background; seconds until the next of each."""
+        rests_s = [self._compactor.step(), self._saver.step()]
+        return [rest_s for rest_s in rests_s if rest_s is not None]
 
     def compact(self, progress: Callable[[], None] = lambda: None) -> None:
         """Compact whatever is worth it, at once; `progress` is called again and again."""
@@ -194,15 +226,14 @@ class Spool:
 
     def load(self) -> Iterator[list[tuple[int, bytes]]]:
         """(key, newest state) of every key that lived when the spool was opened, once each, in
-        small lists, oldest first; what is given out may be amended and dropped at once."""
-        with self._lock:
-            keys = self._index.keys()
-        for start in range(0, len(keys), _LOADED_AT_ONCE):
-            yield [
-                (key, self._index.state(key))
-                for key in keys[start : start + _LOADED_AT_ONCE]
-                if key in self._index
-            ]
+        small lists, some of them empty: what to do in one go while others wait.
+
+        What is given out may be read, amended and dropped at once.  With `lazy` it must be
+        gone through once, to its end; a spool closed before that has lost nothing.
+        """
+        for keys in self._loading if self._loading is not None else self._slices():
+            yield self._with_states(keys)
+        self._loaded()
 
     def state(self, key: int) -> bytes:
         """The newest state, durable or not.  KeyError when the key has ended, or never was."""
@@ -234,8 +265,34 @@ class Spool:
             error = self._committer.close()
             if error is not None:
                 self._logger.error("spool: closed with records unwritten: %s", error)
+            if self._loader.is_done:
+                self._saver.save(self._loader.is_covered)
             self._log.close()
             self._files.close()
+
+    def _load_all(self) -> None:
+        for _ in self._loading or ():
+            pass
+        self._loaded()
+
+    def _loaded(self) -> None:
+        self._loading = None
+        with self._lock:
+            self._last_key = max(self._last_key, self._index.last_key)
+        self._sweep()
+
+    def _slices(self) -> Iterator[list[int]]:
+        with self._lock:
+            keys = self._index.keys()
+        for start in range(0, len(keys), SLICE_KEYS):
+            yield keys[start : start + SLICE_KEYS]
+
+    def _with_states(self, keys: list[int]) -> list[tuple[int, bytes]]:
+        with self._lock:
+            return [(key, self._index.state(key)) for key in keys if key in self._index]
+
+    def _issued(self) -> int:
+        return self._last_key
 
     def _landed(self, entries: Sequence[Entry]) -> None:
         with self._lock:

@@ -8,7 +8,6 @@ Nothing depends on a spare: without one, or when it fails, a new and empty file 
     give     rename -> sync of the directory -> ready; not written to before
 """
 
-import errno
 import logging
 from collections.abc import Mapping
 
@@ -118,7 +117,7 @@ class Supply:
             if at == 0:
                 block = segments.header_block(Header(VERSION, 0, self._secret))
                 step = memoryview(block.ljust(len(step), b"\0"))
-            self._write(fd, step, at)
+            self._files.write_all(fd, step, at)
             self._files.sync(fd)
             at += len(step)
 
@@ -127,7 +126,7 @@ class Supply:
         name = spare
         fd = self._files.open(spare, writable=True)
         try:
-            self._write(fd, memoryview(segments.header_block(header)), 0)
+            self._files.write_all(fd, segments.header_block(header), 0)
             self._files.sync(fd)
             self._files.rename(spare, segments.name_of(header.number))
             name = segments.name_of(header.number)
@@ -141,21 +140,13 @@ class Supply:
     def _named(self, name: str, fd: int, header: Header) -> int:
         """A new file with its header, which the first sync of a frame makes durable as well."""
         try:
-            self._write(fd, memoryview(segments.header_block(header)), 0)
+            self._files.write_all(fd, segments.header_block(header), 0)
             self._files.sync_directory()
         except BaseException:
             self._files.close_file(fd)
             self._discard(name)
             raise
         return fd
-
-    def _write(self, fd: int, content: memoryview, offset: int) -> None:
-        while content:
-            count = self._files.write(fd, [content], offset)
-            if not count:
-                raise OSError(errno.ENOSPC, "nothing was written")
-            content = content[count:]
-            offset += count
 
     def _is_whole(self, name: str) -> bool:
         """Filled to its size, and known by no other name."""

@@ -14,6 +14,7 @@ from gwrelay.queue.spoolstore import SpoolStore
 from gwrelay.queue.store import NewMessage, first_state
 from spool import Spool
 from spool.segment import FIRST, name_of
+from support.spools import forget_checkpoint
 
 ENVELOPE = Envelope("me@example.com", (Recipient("you@a.example"), Recipient("they@b.example")))
 #: Every byte there is, and no line end at the end.
@@ -249,6 +250,7 @@ def test_verify_lists_what_a_start_kept_aside(top, capsys):
     filled(top / "worker-0")
     offset, length = frames(segment_of(top).read_bytes())[1]
     flip(segment_of(top), offset + length - 1)
+    forget_checkpoint(top / "worker-0")
     Spool(top / "worker-0").close()
     (file,) = (top / "worker-0" / "quarantine").iterdir()
     status, printed = asked(capsys, "verify", "--spool", top)

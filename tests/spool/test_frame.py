@@ -20,7 +20,7 @@ BATCHES: list[list[AnyRecord]] = [
     [Amend(1, b"x" * 300)],
     [Drop(1), Put(2, b"s", b"h", b"b" * 70_000)],
     [Chunk(9, 65_535, bytes(1000))],
-    [Seal(4, 17, 2**32, 1)],
+    [Seal(4, 17, 2**32, 1, 2**50)],
     [Drop(n) for n in range(1000)],
 ]
 

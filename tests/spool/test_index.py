@@ -64,7 +64,7 @@ def test_chunks_are_listed_by_number_with_the_missing_ones() -> None:
 
 def test_chunks_without_a_put_are_forgotten_as_orphans() -> None:
     index = index_of((1, Chunk(1, 0, b"a")), (1, Chunk(2, 0, b"b")), (1, Put(2, b"", b"", b"", 1)))
-    index.forget_orphans()
+    index.forget_orphans(9)
     assert (index.chunks(1), len(index.chunks(2))) == ([], 1)
 
 

@@ -13,6 +13,7 @@ from spool.audit import Audit
 from spool.files import Files
 from spool.quarantine import LIMIT_BYTES, Quarantine
 from spool.segment import FIRST, name_of
+from support.spools import forget_checkpoint
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def path(tmp_path: Path) -> Path:
     for key in (1, 2, 3):
         spool.write([Put(key, b"state", b"head", b"body %d" % key)])
     spool.close()
+    forget_checkpoint(tmp_path / "spool")
     return tmp_path / "spool"
 
 
@@ -155,6 +157,7 @@ def test_what_a_crash_left_half_written_is_written_again(path: Path) -> None:
     living(path)
     (file,) = (path / "quarantine").iterdir()
     file.write_bytes(raw[:5])
+    forget_checkpoint(path)
     living(path)
     assert file.read_bytes() == raw
     assert file.stat().st_mode & 0o777 == 0o600

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool, SpoolVersion
+from spool.checkpoint import NAME
 from spool.frame import Record
 from spool.segment import FIRST, Header, header_block, name_of
+from support.spools import forget_checkpoint
 
 BATCHES: list[list[Record]] = [
     [Put(1, b"one", b"head 1", b"body 1")],
@@ -31,6 +33,7 @@ def write_all(path: Path, segment_bytes: int = 1 << 20) -> list[dict[int, bytes]
         spool.write(batch)
         states.append(dict(spool.items()))
     spool.close()
+    forget_checkpoint(path)
     return states
 
 
@@ -208,6 +211,7 @@ def many_segments(path: Path, count: int = 6) -> None:
         spool.write([Put(key, b"state", b"head", b"b" * 1500)])
     assert spool.segments == count
     spool.close()
+    forget_checkpoint(path)
 
 
 @pytest.mark.parametrize("number", range(1, 7))
@@ -320,6 +324,7 @@ def test_a_frame_shaped_string_inside_a_body_is_never_replayed(tmp_path: Path) -
     spool.write([Put(50, b"state", b"head", foreign + foreign[FIRST:])])
     spool.write([Put(51, b"state", b"head", b"body")])
     spool.close()
+    forget_checkpoint(ours)
     path = ours / name_of(1)
     raw = bytearray(path.read_bytes())
     raw[FIRST + 22] ^= 1
@@ -365,6 +370,7 @@ def test_a_put_whose_chunk_is_damaged_is_listed_but_gives_no_body(tmp_path: Path
     with pytest.raises(CorruptFrame):
         next(pieces)
     spool.close()
+    forget_checkpoint(tmp_path)
     spool = Spool(tmp_path)
     assert list(spool.items()) == [(1, b"state")]
     assert spool.head(1) == b"head"
@@ -416,7 +422,7 @@ def test_opening_and_closing_writes_no_log(tmp_path: Path) -> None:
     for _ in range(3):
         Spool(tmp_path).close()
     assert (tmp_path / name_of(1)).read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == [name_of(1), "lock"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name_of(1), NAME, "lock"]
 
 
 def test_a_clean_log_is_opened_without_a_warning(

@@ -40,12 +40,22 @@ class SpoolAgainstDict(RuleBasedStateMachine):
         #: (dropped, put) of one batch: the second lives only if the first does not.
         self.pairs: list[tuple[int, int]] = []
         self.now = 0.0
+        self.opened = 0
         self.open()
 
     def open(self) -> None:
+        self.opened += 1
         self.spool = Spool(
-            self.disk.path, files=self.disk.files, clock=self.clock, segment_bytes=3000
+            self.disk.path,
+            files=self.disk.files,
+            clock=self.clock,
+            segment_bytes=3000,
+            checkpoint_bytes=2000,
+            lazy=self.opened % 2 == 0,
         )
+        if self.opened % 2 == 0:
+            loaded = [key for batch in self.spool.load() for key, _ in batch]
+            assert sorted(loaded) == [key for key, _ in self.spool.items()]
 
     def clock(self) -> float:
         """Goes on over crashes, so that a key that was lost is never given again."""
@@ -207,7 +217,8 @@ class SpoolAgainstDict(RuleBasedStateMachine):
 
     @rule(rounds=st.integers(1, 2))
     def upkeep(self, rounds: int) -> None:
-        """Spent segments become spares, and a spare is made when there is none."""
+        """Spent segments become spares, and a spare is made when there is none; a checkpoint is
+        written when it is due."""
         failing = self.may_fail_twice()
         try:
             self.spool.run(Rounds(rounds))

@@ -11,6 +11,7 @@ import pytest
 from spool import Drop, Put, Spool, SpoolFailed, SpoolFull
 from spool.segment import FIRST, find_header, name_of, tag_of
 from support.faulty_files import Crash, FaultyDisk, Rounds
+from support.spools import forget_checkpoint
 
 SIZE = 8192
 
@@ -113,6 +114,7 @@ def test_a_number_is_above_all_that_spares_ever_had(tmp_path: Path) -> None:
     for spare in tmp_path.glob("spare-*"):
         spare.unlink()
     (tmp_path / name_of(3)).rename(tmp_path / "spare-77")
+    forget_checkpoint(tmp_path)
     spool = Spool(tmp_path, segment_bytes=SIZE)
     for key in (9, 10):
         spool.write([Put(key, b"short", b"", b"")])

@@ -1,0 +1,102 @@
+"""Bringing the index up to date at a start: the checkpoint, and the log's tail behind it.
+
+    verify the checkpoint  ->  replay what it does not cover  ->  admit it, block by block
+
+The tail comes first, so that a key the checkpoint brings is up to date at once and may be given
+out, amended and dropped while the rest is still to come.  Without a checkpoint all of the log is
+replayed before the first key is given out.  New keys come and go meanwhile; they are above all
+that the log had when it was opened.
+"""
+
+import logging
+import threading
+from collections.abc import Generator, Iterator
+
+from spool.checkpoint import Checkpoint
+from spool.errors import CorruptFrame
+from spool.frame import AnyRecord
+from spool.index import SLICE_KEYS, Index, Place
+from spool.log import Log
+
+#: Above every key.
+_ANY_KEY = 1 << 64
+
+
+class Loader:
+    def __init__(
+        self, log: Log, index: Index, lock: threading.Lock, logger: logging.Logger
+    ) -> None:
+        self._log = log
+        self._index = index
+        self._lock = lock
+        self._logger = logger
+        self._last_key = log.last_key
+        #: Whether every key was given out.
+        self.is_done = False
+        #: Whether a checkpoint says all that the log did.
+        self.is_covered = False
+
+    def run(self) -> Iterator[list[int]]:
+        """Every key that lives, once, in small lists; empty ones are for taking breath."""
+        checkpoint = yield from self._sound_checkpoint()
+        if checkpoint is not None:
+            self._index.expect(_ANY_KEY)
+            self.is_covered = True
+        for _ in self._log.replay(self._apply):
+            yield []
+        with self._lock:
+            by_log = self._index.keys()
+            if checkpoint is not None:
+                self._index.expect(max(checkpoint.covered.last_key, self._index.last_key))
+        if checkpoint is not None:
+            yield from self._admit(checkpoint)
+        self._finish()
+        for start in range(0, len(by_log), SLICE_KEYS):
+            yield self._old(by_log[start : start + SLICE_KEYS])
+        # Before that nothing may move: a key's place says whether it is an old one.
+        self.is_done = True
+
+    def _sound_checkpoint(self) -> Generator[list[int], None, Checkpoint | None]:
+        checkpoint = self._log.checkpoint
+        if checkpoint is None:
+            return None
+        try:
+            for _ in checkpoint.verify():
+                yield []
+        except (CorruptFrame, OSError) as error:
+            self._logger.warning("spool: the checkpoint is of no use: %s", error)
+            self._log.forget_checkpoint()
+            return None
+        return checkpoint
+
+    def _admit(self, checkpoint: Checkpoint) -> Iterator[list[int]]:
+        # When nothing was written since, nothing can have ended: then a segment that is gone
+        # was not removed by us, and its keys are damaged.
+        known = checkpoint.covered.rows if self.is_covered else self._log.present()
+        present = frozenset([*known, *self._log.present()])
+        for block in checkpoint.content():
+            with self._lock:
+                admitted = self._index.admit(block, present)
+            yield admitted
+
+    def _old(self, keys: list[int]) -> list[int]:
+        """Those of `keys` that the log had when it was opened."""
+        with self._lock:
+            return [
+                key for key in keys if key in self._index and self._log.had(self._index.place(key))
+            ]
+
+    def _apply(self, place: Place, batch: list[AnyRecord]) -> None:
+        self.is_covered = False
+        with self._lock:
+            self._index.apply(place, batch)
+
+    def _finish(self) -> None:
+        self._log.end_replay()
+        present = self._log.present()
+        with self._lock:
+            self._index.expect_no_more(present)
+            self._index.forget_orphans(self._last_key)
+            missing = self._index.segments_needed() - set(present)
+        for number in sorted(missing):
+            self._logger.error("spool: segment %d is missing, and was needed", number)

@@ -1,0 +1,457 @@
+"""checkpoint.py, loading.py, saving.py: a start reads little, and what it reads may be wrong."""
+
+import contextlib
+import errno
+import logging
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import spool.index
+import spool.loading
+import spool.store
+from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool
+from spool.checkpoint import NAME
+from spool.files import Files
+from spool.segment import name_of
+from support.faulty_files import Crash, FaultyDisk, Rounds
+from support.spools import forget_checkpoint
+
+SEGMENT_BYTES = 4096
+Found = dict[int, tuple[bytes, bytes]]
+
+
+def opened(path: Path, **options: object) -> Spool:
+    return Spool(path, segment_bytes=SEGMENT_BYTES, **options)  # type: ignore[arg-type]
+
+
+def found(spool: Spool) -> Found:
+    return {key: (state, b"".join(spool.body(key))) for key, state in spool.items()}
+
+
+def loaded(spool: Spool) -> dict[int, bytes]:
+    """All that load() gives out; nothing twice."""
+    seen: dict[int, bytes] = {}
+    for batch in spool.load():
+        assert not seen.keys() & dict(batch).keys()
+        seen.update(batch)
+    return seen
+
+
+def fill(path: Path) -> Found:
+    """A closed spool of several segments, with a checkpoint that covers all of it."""
+    spool = opened(path)
+    for key in range(1, 21):
+        spool.write([Put(key, b"first", b"head", b"%d" % key * 300)])
+    for key in range(1, 21, 3):
+        spool.write([Amend(key, b"amended")])
+    for key in range(2, 21, 3):
+        spool.write([Drop(key)])
+    for seq in range(3):
+        spool.write([Chunk(100, seq, b"%d" % seq * 900)])
+    spool.write([Put(100, b"large", b"head", b"end", 3)])
+    expected = found(spool)
+    spool.close()
+    assert (path / NAME).exists()
+    return expected
+
+
+class Reading:
+    """Counts the bytes read of each file."""
+
+    def __init__(self) -> None:
+        self.read: dict[str, int] = {}
+
+    def files(self, path: str, sync: Callable[[int], None]) -> Files:
+        counts = self.read
+
+        class Counted(Files):
+            names_of: dict[int, str] = {}  # noqa: RUF012
+
+            def open(self, name: str, *, writable: bool = False) -> int:
+                fd = super().open(name, writable=writable)
+                self.names_of[fd] = name
+                return fd
+
+            def read(self, fd: int, offset: int, count: int) -> bytes:
+                raw = super().read(fd, offset, count)
+                name = self.names_of.get(fd, "")
+                counts[name] = counts.get(name, 0) + len(raw)
+                return raw
+
+        return Counted(path, sync)
+
+    @property
+    def of_segments(self) -> int:
+        return sum(count for name, count in self.read.items() if name.endswith(".segment"))
+
+
+def test_a_start_reads_the_checkpoint_and_not_the_log(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=65536)
+    for key in range(1, 101):
+        spool.write([Put(key, b"", b"", b"x" * 6000)], wait=False)
+    spool.close()
+    count = len(list(tmp_path.glob("*.segment")))
+    reading = Reading()
+    spool = Spool(tmp_path, files=reading.files)
+    assert len(spool) == 100
+    # Headers, the position, and what may stand behind it.
+    assert reading.of_segments <= count * 2 * 4096 + 65536
+    assert reading.read[NAME] > 0
+    spool.close()
+    forget_checkpoint(tmp_path)
+    reading = Reading()
+    Spool(tmp_path, files=reading.files).close()
+    assert reading.of_segments > 600_000
+
+
+def test_what_was_written_after_the_checkpoint_counts(tmp_path: Path) -> None:
+    expected = fill(tmp_path)
+    old = (tmp_path / NAME).read_bytes()
+    spool = opened(tmp_path)
+    spool.write([Drop(1)])
+    spool.write([Amend(3, b"newest")])
+    spool.write([Put(200, b"new", b"head", b"body")])
+    spool.write([Put(201, b"new", b"head", b"body")])
+    spool.write([Drop(201)])
+    for key in range(300, 320):
+        spool.write([Put(key, b"", b"", b"x" * 1000)])
+        spool.write([Drop(key)])
+    spool.close()
+    (tmp_path / NAME).write_bytes(old)
+    del expected[1]
+    expected[3] = (b"newest", expected[3][1])
+    expected[200] = (b"new", b"body")
+    spool = opened(tmp_path)
+    assert found(spool) == expected
+    spool.close()
+
+
+def test_a_checkpoint_older_than_a_compaction_is_put_right_by_the_tail(tmp_path: Path) -> None:
+    expected = fill(tmp_path)
+    old = (tmp_path / NAME).read_bytes()
+    spool = opened(tmp_path)
+    for key in range(4, 20, 3):
+        spool.write([Drop(key)])
+        del expected[key]
+    spool.compact()
+    assert spool.counters.compacted_bytes > 0
+    assert found(spool) == expected
+    spool.close()
+    (tmp_path / NAME).write_bytes(old)
+    spool = opened(tmp_path)
+    assert found(spool) == expected
+    spool.compact()
+    spool.close()
+    forget_checkpoint(tmp_path)
+    spool = opened(tmp_path)
+    assert found(spool) == expected
+    spool.close()
+
+
+def test_a_checkpoint_damaged_anywhere_costs_time_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = fill(tmp_path)
+    raw = (tmp_path / NAME).read_bytes()
+    for at in range(0, len(raw), 7):
+        damaged = bytearray(raw)
+        damaged[at] ^= 0x20
+        for content in (bytes(damaged), raw[:at]):
+            (tmp_path / NAME).write_bytes(content)
+            caplog.clear()
+            spool = opened(tmp_path, sync=lambda fd: None)
+            assert found(spool) == expected, at
+            assert "the checkpoint is of no use" in caplog.text
+            spool.close()
+            (tmp_path / NAME).write_bytes(raw)
+
+
+def test_without_a_checkpoint_all_is_there(tmp_path: Path) -> None:
+    expected = fill(tmp_path)
+    forget_checkpoint(tmp_path)
+    spool = opened(tmp_path)
+    assert found(spool) == expected
+    spool.close()
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_checkpoint_of_another_spool_is_of_no_use(tmp_path: Path) -> None:
+    expected = fill(tmp_path / "ours")
+    fill(tmp_path / "theirs")
+    shutil.copy(tmp_path / "theirs" / NAME, tmp_path / "ours" / NAME)
+    spool = opened(tmp_path / "ours")
+    assert found(spool) == expected
+    spool.close()
+
+
+@pytest.mark.parametrize("change", ["cut", "older", "unknown", "headless"])
+def test_a_checkpoint_that_does_not_go_with_the_segments_is_of_no_use(
+    tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, copied = tmp_path / "spool", tmp_path / "copy"
+    fill(path)
+    names = sorted(p.name for p in path.glob("*.segment"))
+    last = path / names[-1]
+    if change == "older":
+        # As if the segments were brought back from a copy made before.
+        copy = last.read_bytes()
+        spool = opened(path)
+        spool.write([Put(500, b"later", b"", b"")])
+        spool.close()
+        last.write_bytes(copy)
+    elif change == "cut":
+        last.write_bytes(last.read_bytes()[:1500])
+    elif change == "headless":
+        (path / names[1]).write_bytes(bytes(2000))
+    else:
+        shutil.copy(last, path / name_of(2_000))
+        (path / name_of(2_000)).rename(path / name_of(1_000))
+        (path / names[0]).rename(path / name_of(0))
+    checkpoint = (path / NAME).read_bytes()
+    forget_checkpoint(path)
+    shutil.copytree(path, copied)
+    (path / NAME).write_bytes(checkpoint)
+    reference = opened(copied)
+    caplog.clear()
+    spool = opened(path)
+    assert "the checkpoint is of no use" in caplog.text
+    assert dict(spool.items()) == dict(reference.items())
+    spool.close()
+    reference.close()
+
+
+def test_a_segment_that_vanished_is_missed_and_its_keys_are_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = fill(tmp_path)
+    (tmp_path / name_of(1)).unlink()
+    spool = opened(tmp_path)
+    assert "segment 1 is missing" in caplog.text
+    assert dict(spool.items()).keys() == expected.keys()
+    with pytest.raises(CorruptFrame):
+        spool.head(1)
+    spool.write([Drop(1)])
+    spool.close()
+    spool = opened(tmp_path)
+    assert 1 not in dict(spool.items())
+    spool.close()
+
+
+# Lazily.
+
+
+def test_new_keys_may_be_written_before_the_old_ones_are_there(tmp_path: Path) -> None:
+    expected = fill(tmp_path)
+    for without in (False, True):
+        if without:
+            forget_checkpoint(tmp_path)
+        spool = opened(tmp_path, lazy=True)
+        key = spool.new_key()
+        assert key > max(expected)
+        spool.write([Put(key, b"new", b"", b"body")])
+        assert found(spool) == {key: (b"new", b"body")}
+        assert loaded(spool) == {k: state for k, (state, _) in expected.items()}
+        expected[key] = (b"new", b"body")
+        assert found(spool) == expected
+        spool.close()
+
+
+def test_what_was_given_out_may_end_before_the_rest_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices_of(3, monkeypatch)
+    expected = fill(tmp_path)
+    spool = opened(tmp_path, lazy=True)
+    seen = set()
+    for batch in spool.load():
+        for key, _ in batch:
+            seen.add(key)
+            if key % 2:
+                spool.write([Drop(key)])
+                del expected[key]
+            else:
+                spool.write([Amend(key, b"later")])
+                expected[key] = (b"later", expected[key][1])
+        spool.run(Rounds(1))
+    assert seen >= expected.keys()
+    assert found(spool) == expected
+    spool.close()
+    spool = opened(tmp_path)
+    assert found(spool) == expected
+    spool.close()
+
+
+def test_a_spool_closed_while_loading_has_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices_of(3, monkeypatch)
+    expected = fill(tmp_path)
+    for without in (False, True):
+        if without:
+            forget_checkpoint(tmp_path)
+        spool = opened(tmp_path, lazy=True)
+        loading = spool.load()
+        next(loading)
+        key = spool.new_key()
+        spool.write([Put(key, b"new", b"", b"body")])
+        expected[key] = (b"new", b"body")
+        spool.close()
+    spool = opened(tmp_path)
+    assert found(spool) == expected
+    spool.close()
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_a_clock_that_went_back_gives_no_key_twice(tmp_path: Path, with_checkpoint: bool) -> None:
+    spool = opened(tmp_path, clock=lambda: 1000.0)
+    keys = [spool.new_key() for _ in range(20)]
+    for key in keys:
+        spool.write([Put(key, b"", b"", b"x" * 1000)])
+    spool.close()
+    if not with_checkpoint:
+        forget_checkpoint(tmp_path)
+    spool = opened(tmp_path, clock=lambda: 1.0, lazy=True)
+    assert spool.new_key() > max(keys)
+    spool.close()
+
+
+# While it is being written.
+
+
+def slices_of(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (spool.index, spool.loading, spool.store):
+        monkeypatch.setattr(module, "SLICE_KEYS", count)
+
+
+class History:
+    """A spool and the dict it should equal, driven by chance."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path = path
+        self.chance = random.Random(seed)
+        self.expected: Found = {}
+        self.time = 1.0
+        self.spool = self.open()
+
+    def open(self, lazy: bool = False) -> Spool:
+        options = {"checkpoint_bytes": 3000, "compact_rate_bytes_s": 1e12, "lazy": lazy}
+        return opened(self.path, clock=self.clock, sync=lambda fd: None, **options)
+
+    def clock(self) -> float:
+        self.time += 0.001
+        return self.time
+
+    def step(self) -> None:
+        chance, write = self.chance, self.spool.write
+        living = sorted(self.expected)
+        what = chance.random()
+        if what < 0.35 or not living:
+            key = self.spool.new_key()
+            body = bytes(chance.randrange(900))
+            if what < 0.05:
+                write([Chunk(key, 0, body)])
+                write([Put(key, b"chunked", b"", b"end", 1)])
+                self.expected[key] = (b"chunked", body + b"end")
+            else:
+                write([Put(key, b"first", b"", body)])
+                self.expected[key] = (b"first", body)
+        elif what < 0.5:
+            key = chance.choice(living)
+            state = b"%d" % chance.randrange(1000)
+            write([Amend(key, state)])
+            self.expected[key] = (state, self.expected[key][1])
+        elif what < 0.8:
+            key = chance.choice(living)
+            write([Drop(key)])
+            del self.expected[key]
+        else:
+            # A step of a compaction, and one of a checkpoint.
+            self.spool.run(Rounds(1))
+
+    def kill(self) -> None:
+        """The process is no more.  What was written is there."""
+        self.spool.write([])
+        self.spool._files.close()
+
+    def load(self) -> None:
+        """Lazily, while other things go on."""
+        before = set(self.expected)
+        self.spool = self.open(lazy=True)
+        hidden, self.expected = self.expected, {}
+        given: set[int] = set()
+        for batch in self.spool.load():
+            for key, state in batch:
+                assert key not in given
+                given.add(key)
+                assert hidden[key][0] == state
+                self.expected[key] = hidden.pop(key)
+            for _ in range(self.chance.randrange(3)):
+                self.step()
+        assert not hidden, sorted(hidden)
+        assert given == before
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_goes_on_while_it_is_written_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    slices_of(3, monkeypatch)
+    history = History(tmp_path, seed)
+    for _ in range(6):
+        for _ in range(history.chance.randrange(80)):
+            history.step()
+        assert found(history.spool) == history.expected
+        if history.chance.random() < 0.7:
+            history.kill()
+        else:
+            history.spool.close()
+        if history.chance.random() < 0.3:
+            forget_checkpoint(tmp_path)
+        history.load()
+        assert found(history.spool) == history.expected
+    history.spool.close()
+    forget_checkpoint(tmp_path)
+    spool = opened(tmp_path)
+    assert found(spool) == history.expected
+    spool.close()
+
+
+@pytest.mark.parametrize("calls", range(12))
+def test_a_crash_while_it_is_written_leaves_the_old_one_or_the_new(
+    tmp_path: Path, calls: int
+) -> None:
+    disk = FaultyDisk(tmp_path / "spool", seed=calls)
+    spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    spool.write([Put(1, b"one", b"", b"body")])
+    spool.close()
+    spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    spool.write([Put(2, b"two", b"", b"body")])
+    disk.calls_left = calls
+    with contextlib.suppress(Crash):
+        spool.close()
+    disk.crash()
+    spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    assert dict(spool.items()) == {1: b"one", 2: b"two"}
+    spool.close()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_refuses_a_checkpoint_stops_nothing(
+    tmp_path: Path, error: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = FaultyDisk(tmp_path / "spool")
+    spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    spool.write([Put(1, b"one", b"", b"body")])
+    disk.write_error = error
+    with caplog.at_level(logging.WARNING):
+        spool.close()
+    assert "no checkpoint could be written" in caplog.text
+    disk.write_error = 0
+    spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    assert dict(spool.items()) == {1: b"one"}
+    assert not (disk.path / "checkpoint.new").exists()
+    spool.close()
