@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from gwrelay import __version__
-from gwrelay.config import CONFIG_VARIABLE, SECTIONS, TABLE, Given, Loaded, Setting, load
+from gwrelay.config import CONFIG_VARIABLE, SECTIONS, SHARE, TABLE, Given, Loaded, Setting, load
 from gwrelay.errors import ConfigError, GatewayError
 
 USAGE_STATUS = 2
@@ -191,8 +191,8 @@ def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
 def spool_group() -> None:
     """Look into the spool.
 
-    All but repair read the log itself and change nothing: they work with and without a gateway
-    running on it.
+    All but compact and repair read the log itself and change nothing: they work with and without
+    a gateway running on it.
     """
 
 
@@ -259,6 +259,31 @@ def spool_repair(directory: str | None, dry_run: bool, as_json: bool) -> int:
     """
     tools = _spool_tools()
     return int(tools.repair(_given_spool(directory), dry_run=dry_run, as_json=as_json))
+
+
+@spool_group.command("compact", short_help="Give back the room of what is delivered.")
+@_spool_option
+@click.option(
+    "--ratio",
+    default="0.5",
+    show_default=True,
+    metavar="SHARE",
+    help="Compact files of the log in which more than this is dead.",
+)
+@_json_option
+def spool_compact(directory: str | None, ratio: str, as_json: bool) -> int:
+    """Copy what still waits out of mostly dead files of the log, and give these back.
+
+    A gateway does that by itself, in the background; this does all of it at once.  With --ratio 0
+    every file goes in which anything is dead.
+
+    Exit status 3, with nothing done, while a gateway has the spool.
+    """
+    try:
+        share = SHARE.read(ratio)
+    except ValueError as error:
+        raise ConfigError(f"--ratio: {ratio!r} {error}; {SHARE.right}") from None
+    return int(_spool_tools().compact(_given_spool(directory), share, as_json=as_json))
 
 
 def _spool_tools() -> Any:

@@ -29,6 +29,7 @@ from gwrelay.notation import (
     read_network,
     read_next_hop,
     read_path,
+    read_rate,
     read_resolver,
     read_share,
     read_size,
@@ -94,6 +95,7 @@ DURATION_RANGE = Kind(
     "FIRST..LONGEST", read_duration_range, "write two durations, like 30s..1h, or one", "s"
 )
 DELAYS = Kind("DELAY[*N],...", read_delays, "write delays, like 1m,5m,10m,1h*2,4h", "s", True)
+RATE = Kind("SIZE/s", read_rate, "write bytes a second, like 50M/s", "bytes_s")
 SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
 FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
 LISTENERS = Kind(
@@ -163,6 +165,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         SPOOL, "spool", DIRECTORY, None, "Where accepted mail is kept; made when missing.")]
     segment_size_bytes: Annotated[int, Setting(
         SPOOL, "segment-size", size("1M", "1G"), "16M", "Size of one file of the log.")]
+    compact_ratio_share: Annotated[float, Setting(
+        SPOOL, "compact-ratio", SHARE, "0.5",
+        "Compact files of the log in which more than this is dead.")]
+    compact_rate_bytes_s: Annotated[float, Setting(
+        SPOOL, "compact-rate", RATE, "50M/s", "Read no more than this for compaction.")]
     resident_bodies_bytes: Annotated[int, Setting(
         SPOOL, "resident-bodies", size("0", "64G"), "64M",
         "Memory for content until its first attempt; past it, content is read back.")]

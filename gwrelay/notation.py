@@ -102,6 +102,14 @@ def read_size(text: str) -> int:
     return int(float(match[1]) * _SIZE_UNITS[match[2].upper()])
 
 
+def read_rate(text: str) -> float:
+    """Bytes a second, from a size with or without its /s."""
+    rate = read_size(text.removesuffix("/s"))
+    if not rate:
+        raise ValueError("leaves nothing at all")
+    return float(rate)
+
+
 def read_share(text: str) -> float:
     """0..1, from a percentage or the plain number."""
     if not re.fullmatch(rf"{_NUMBER}%?", text):

@@ -22,7 +22,7 @@ from gwrelay.errors import ConfigError, GatewayError, StoreFailed
 from gwrelay.message.envelope import message_id, message_name
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.store import decode_message, decode_state
-from spool.audit import Audit, Finding, SegmentCount, holder_of
+from spool.audit import Audit, Finding, SegmentCount, disk_bytes, holder_of
 from spool.quarantine import set_aside
 
 #: Somebody has the spool.
@@ -134,6 +134,72 @@ def repair(directory: str, *, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
+def compact(directory: str, ratio: float, *, as_json: bool) -> int:
+    """Compact every segment whose dead share is above `ratio`.  0; REFUSED_STATUS, with nothing
+    done, while somebody has one of the spools."""
+    paths = _workers(directory)
+    for path in paths:
+        pid = holder_of(path)
+        if pid is not None:
+            return _refused(path, pid)
+    found = []
+    for path in paths:
+        try:
+            found.append(_compacted(path, ratio))
+        except StoreFailed as error:
+            if isinstance(error.__cause__, spool.SpoolLocked):
+                return _refused(path, error.__cause__.pid)
+            raise
+    if as_json:
+        _print_json({"spool": directory, "workers": found})
+    else:
+        for worker in found:
+            click.echo(_compacted_line(worker))
+    return 0
+
+
+def _compacted(path: Path, ratio: float) -> dict[str, Any]:
+    before = _disk_bytes(path)
+    with closing(open_spool(path, compact_ratio=ratio)) as log, _bar() as bar:
+        line = bar.add_task(f"compacting {path.name}", total=before)
+
+        def show() -> None:
+            bar.update(line, completed=log.counters.compacted_read_bytes)
+
+        segments = log.segments
+        log.compact(show)
+        counters = log.counters
+        result = {
+            "worker": path.name,
+            "segments_before": segments,
+            "segments": log.segments,
+            "compacted_segments": counters.compacted_segments,
+            "copied_bytes": counters.compacted_bytes,
+            "living_bytes": log.living_bytes,
+        }
+    return result | {"disk_bytes_before": before, "disk_bytes": _disk_bytes(path)}
+
+
+def _disk_bytes(path: Path) -> int:
+    try:
+        return disk_bytes(path)
+    except OSError as error:
+        raise ConfigError(f"--spool: cannot read {path}: {error.strerror}") from error
+
+
+def _compacted_line(worker: dict[str, Any]) -> str:
+    return (
+        f"{worker['worker']}: {worker['compacted_segments']} segments compacted, "
+        f"{worker['copied_bytes']} bytes copied; {worker['segments']} segments and "
+        f"{worker['disk_bytes']} bytes of the disk, {worker['segments_before']} and "
+        f"{worker['disk_bytes_before']} before; {worker['living_bytes']} living bytes"
+    )
+
+
+def _bar() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
 def _refused(path: Path, pid: int | None) -> int:
     holder = "another process" if pid is None else f"process {pid}"
     click.echo(f"gwrelay: error: {path} is in use by {holder}; stop it first", err=True)
@@ -207,8 +273,7 @@ def _workers(directory: str) -> list[Path]:
 @contextmanager
 def _audit(path: Path) -> Iterator[Audit]:
     """The worker's spool, read, with a progress bar on a terminal when that takes long."""
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar:
+    with _bar() as bar:
         line = bar.add_task(f"reading {path.name}", visible=False)
 
         def show(done: int, total: int) -> None:

@@ -329,6 +329,15 @@ def holder_of(path: str | os.PathLike[str]) -> int | None:
         files.close()
 
 
+def disk_bytes(path: str | os.PathLike[str]) -> int:
+    """What the spool takes of the disk.  OSError."""
+    files = Viewed(os.fspath(path))
+    try:
+        return files.disk_bytes()
+    finally:
+        files.close()
+
+
 def keys_named(damaged: bytes, tag: bytes) -> tuple[tuple[str, int], ...]:
     """(kind, key) of each record of which `damaged` still tells, as far as it can be read."""
     named: dict[tuple[str, int], None] = {}

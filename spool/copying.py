@@ -47,6 +47,7 @@ class Copying:
 
     def copy(self, frames: Sequence[Frame]) -> int:
         """One frame for each record, so that later damage to one costs no other."""
+        self._counters.compacted_read_bytes += sum(place.length for place, _ in frames)
         with self._lock:
             entries = self._entries(frames)
             for entry in entries:

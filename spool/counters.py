@@ -7,6 +7,7 @@ class Counters:
     __slots__ = (
         "commits",
         "compacted_bytes",
+        "compacted_read_bytes",
         "compacted_segments",
         "failed_syncs",
         "frames",
@@ -27,9 +28,10 @@ class Counters:
         #: Frames that were made durable, and the bytes written for all that was tried.
         self.frames = 0
         self.written_bytes = 0
-        #: Segments given back by compaction, and the bytes copied for that, part of
-        #: `written_bytes`.
+        #: Segments given back by compaction, the bytes read for that, and those copied, which are
+        #: part of `written_bytes`.
         self.compacted_segments = 0
+        self.compacted_read_bytes = 0
         self.compacted_bytes = 0
         #: Times a write found no room.
         self.full = 0

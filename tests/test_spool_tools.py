@@ -12,7 +12,7 @@ from gwrelay.message.envelope import Envelope, Message, Recipient, message_id, m
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolStore
 from gwrelay.queue.store import NewMessage, first_state
-from spool import Spool
+from spool import Drop, Put, Spool
 from spool.segment import FIRST, name_of
 from support.spools import forget_checkpoint
 
@@ -404,10 +404,68 @@ def test_repair_drops_nothing_it_cannot_report(top, capsys):
     assert asked(capsys, "dump", "--spool", top)[1]["id"] == name
 
 
+# compact.
+
+
+def mostly_dead(directory):
+    """Segments of which one message each tenth is left.  → how many, and what waits."""
+    spool = Spool(directory, segment_bytes=64 * 1024)
+    for key in range(1, 201):
+        spool.write([Put(key, b"state", b"head", b"%d " % key * 500)], wait=False)
+    for key in range(1, 201):
+        if key % 10:
+            spool.write([Drop(key)], wait=False)
+    spool.sync()
+    count = spool.segments
+    spool.close()
+    return count, list(range(10, 201, 10))
+
+
+def test_compact_gives_room_back_and_keeps_what_waits(top, capsys):
+    segments, waiting = mostly_dead(top / "worker-0")
+    status, printed = asked(capsys, "compact", "--spool", top)
+    (worker,) = printed["workers"]
+    assert status == 0
+    assert worker["segments_before"] == segments
+    # What is left, and the file being written, which is let be.
+    assert worker["segments"] <= 2
+    assert worker["compacted_segments"] >= segments - 2
+    assert 0 < worker["copied_bytes"] < 2 * worker["living_bytes"]
+    assert worker["disk_bytes"] < worker["disk_bytes_before"] / 2
+    spool = Spool(top / "worker-0")
+    assert [key for key, _ in spool.items()] == waiting
+    assert all(b"".join(spool.body(key)) == b"%d " % key * 500 for key in waiting)
+    spool.close()
+    assert run(["spool", "compact", "--spool", str(top)]) == 0
+    assert "worker-0: 0 segments compacted, 0 bytes copied" in capsys.readouterr().out
+
+
+def test_compact_lets_be_what_is_less_dead_than_its_ratio(top, capsys):
+    mostly_dead(top / "worker-0")
+    printed = asked(capsys, "compact", "--spool", top, "--ratio", "95%")[1]
+    assert printed["workers"][0]["compacted_segments"] == 0
+
+
+def test_compact_is_refused_with_status_3_while_the_spool_is_in_use(top, capsys):
+    held = Spool(top / "worker-0")
+    before = picture(top)
+    assert run(["spool", "compact", "--spool", str(top)]) == 3
+    assert f"is in use by process {os.getpid()}" in capsys.readouterr().err
+    assert picture(top) == before
+    held.close()
+
+
+def test_compact_says_what_a_ratio_is(top, capsys):
+    mostly_dead(top / "worker-0")
+    assert run(["spool", "compact", "--spool", str(top), "--ratio", "half"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gwrelay: error: --ratio: 'half' is not a share; write a percentage")
+
+
 # Mistakes.
 
 
-@pytest.mark.parametrize("command", ["stat", "verify", "dump"])
+@pytest.mark.parametrize("command", ["stat", "verify", "dump", "compact"])
 def test_a_mistake_is_one_line_and_status_2(top, command, capsys):
     cases = {
         (): "--spool: not given; write --spool DIR or GWRELAY_SPOOL=DIR",
