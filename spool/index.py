@@ -106,8 +106,8 @@ class Index:
     # -- checkpoints ---------------------------------------------------------------------
 
     def dump(self) -> Iterator[Block]:
-        """The blocks of a checkpoint, each as it is when it is asked for."""
-        keys = list(self._keys)
+        """The blocks of a checkpoint, keys ascending, each as it is when it is asked for."""
+        keys = self.keys()
         for start in range(0, len(keys), SLICE_KEYS):
             some = [key for key in keys[start : start + SLICE_KEYS] if key in self._keys]
             yield KEYS, some, [self._keys[key] for key in some]

@@ -10,6 +10,7 @@ that the log had when it was opened.
 
 import logging
 import threading
+from bisect import bisect_right
 from collections.abc import Generator, Iterator
 
 from spool.checkpoint import Checkpoint
@@ -37,7 +38,8 @@ class Loader:
         self.is_covered = False
 
     def run(self) -> Iterator[list[int]]:
-        """Every key that lives, once, in small lists; empty ones are for taking breath."""
+        """Every key that lives, once, ascending, in small lists; empty ones are for taking
+        breath."""
         checkpoint = yield from self._sound_checkpoint()
         if checkpoint is not None:
             self._index.expect(_ANY_KEY)
@@ -48,10 +50,11 @@ class Loader:
             by_log = self._index.keys()
             if checkpoint is not None:
                 self._index.expect(max(checkpoint.covered.last_key, self._index.last_key))
+        given = 0
         if checkpoint is not None:
-            yield from self._admit(checkpoint)
+            given = yield from self._admit(checkpoint, by_log)
         self._finish()
-        for start in range(0, len(by_log), SLICE_KEYS):
+        for start in range(given, len(by_log), SLICE_KEYS):
             yield self._old(by_log[start : start + SLICE_KEYS])
         # Before that nothing may move: a key's place says whether it is an old one.
         self.is_done = True
@@ -69,7 +72,10 @@ class Loader:
             return None
         return checkpoint
 
-    def _admit(self, checkpoint: Checkpoint) -> Iterator[list[int]]:
+    def _admit(self, checkpoint: Checkpoint, by_log: list[int]) -> Generator[list[int], None, int]:
+        """The checkpoint's keys, and among them, in order, those of `by_log`.  → how many of
+        these were given out."""
+        given = 0
         # When nothing was written since, nothing can have ended: then a segment that is gone
         # was not removed by us, and its keys are damaged.
         known = checkpoint.covered.rows if self.is_covered else self._log.present()
@@ -77,7 +83,10 @@ class Loader:
         for block in checkpoint.content():
             with self._lock:
                 admitted = self._index.admit(block, present)
-            yield admitted
+            upto = bisect_right(by_log, admitted[-1], given) if admitted else given
+            yield sorted(admitted + self._old(by_log[given:upto]))
+            given = upto
+        return given
 
     def _old(self, keys: list[int]) -> list[int]:
         """Those of `keys` that the log had when it was opened."""

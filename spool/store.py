@@ -226,7 +226,7 @@ class Spool:
 
     def load(self) -> Iterator[list[tuple[int, bytes]]]:
         """(key, newest state) of every key that lived when the spool was opened, once each, in
-        small lists, some of them empty: what to do in one go while others wait.
+        small lists, oldest first, some of them empty: what to do in one go while others wait.
 
         What is given out may be read, amended and dropped at once.  With `lazy` it must be
         gone through once, to its end; a spool closed before that has lost nothing.
