@@ -12,6 +12,7 @@ import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
+from itertools import islice
 
 from spool.checkpoint import Checkpoint
 from spool.errors import CorruptFrame
@@ -36,10 +37,28 @@ class Loader:
         self.is_done = False
         #: Whether a checkpoint says all that the log did.
         self.is_covered = False
+        self._is_replayed = False
+        #: Blocks of the checkpoint that were admitted.
+        self._blocks = 0
+        #: Keys that live by what was replayed, and how many of them were given out.
+        self._by_log: list[int] = []
+        self._given = 0
 
     def run(self) -> Iterator[list[int]]:
         """Every key that lives, once, ascending, in small lists; empty ones are for taking
-        breath."""
+        breath.  Raises OSError; called again, goes on where it was."""
+        if not self._is_replayed:
+            yield from self._replay()
+        if self._log.checkpoint is not None:
+            yield from self._admit(self._log.checkpoint)
+        self._finish()
+        while self._given < len(self._by_log):
+            yield self._next_old(min(self._given + SLICE_KEYS, len(self._by_log)))
+        # Before that nothing may move: a key's place says whether it is an old one.
+        self.is_done = True
+
+    def _replay(self) -> Iterator[list[int]]:
+        """The log's tail, from its beginning: said twice, it says the same."""
         checkpoint = yield from self._sound_checkpoint()
         if checkpoint is not None:
             self._index.expect(_ANY_KEY)
@@ -47,17 +66,10 @@ class Loader:
         for _ in self._log.replay(self._apply):
             yield []
         with self._lock:
-            by_log = self._index.keys()
+            self._by_log = self._index.keys()
             if checkpoint is not None:
                 self._index.expect(max(checkpoint.covered.last_key, self._index.last_key))
-        given = 0
-        if checkpoint is not None:
-            given = yield from self._admit(checkpoint, by_log)
-        self._finish()
-        for start in range(given, len(by_log), SLICE_KEYS):
-            yield self._old(by_log[start : start + SLICE_KEYS])
-        # Before that nothing may move: a key's place says whether it is an old one.
-        self.is_done = True
+        self._is_replayed = True
 
     def _sound_checkpoint(self) -> Generator[list[int], None, Checkpoint | None]:
         checkpoint = self._log.checkpoint
@@ -72,24 +84,22 @@ class Loader:
             return None
         return checkpoint
 
-    def _admit(self, checkpoint: Checkpoint, by_log: list[int]) -> Generator[list[int], None, int]:
-        """The checkpoint's keys, and among them, in order, those of `by_log`.  → how many of
-        these were given out."""
-        given = 0
+    def _admit(self, checkpoint: Checkpoint) -> Iterator[list[int]]:
+        """The checkpoint's keys, and among them, in order, those that the tail put."""
         # When nothing was written since, nothing can have ended: then a segment that is gone
         # was not removed by us, and its keys are damaged.
         known = checkpoint.covered.rows if self.is_covered else self._log.present()
         present = frozenset([*known, *self._log.present()])
-        for block in checkpoint.content():
+        for block in islice(checkpoint.content(), self._blocks, None):
             with self._lock:
                 admitted = self._index.admit(block, present)
-            upto = bisect_right(by_log, admitted[-1], given) if admitted else given
-            yield sorted(admitted + self._old(by_log[given:upto]))
-            given = upto
-        return given
+            self._blocks += 1
+            upto = bisect_right(self._by_log, admitted[-1], self._given) if admitted else 0
+            yield sorted(admitted + self._next_old(max(upto, self._given)))
 
-    def _old(self, keys: list[int]) -> list[int]:
-        """Those of `keys` that the log had when it was opened."""
+    def _next_old(self, upto: int) -> list[int]:
+        """Those of the next keys that the log had when it was opened."""
+        keys, self._given = self._by_log[self._given : upto], upto
         with self._lock:
             return [
                 key for key in keys if key in self._index and self._log.had(self._index.place(key))

@@ -25,10 +25,10 @@ from spool.segment import HEADER_SEARCH, Header
 _NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 #: A segment's first frame is read on its own for its seals: a few, of 20 bytes at most.
 _SEALS_BYTES = 64 * 1024
-#: What one step of a replay may cost, in bytes read, and what a frame costs besides: together a
-#: millisecond or two.
-_STEP_WORK = 1024 * 1024
-_FRAME_WORK = 8 * 1024
+#: What one step of a replay may cost, in bytes read, and what a frame costs besides: together
+#: some milliseconds.
+_STEP_WORK = 4 * 1024 * 1024
+_FRAME_WORK = 2 * 1024
 #: Bytes read at once when looking for a torn frame.
 _TAIL_WINDOW = 1024 * 1024
 

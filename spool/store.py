@@ -112,7 +112,6 @@ class Spool:
         )
         self._last_key = self._log.last_key
         self._loader = Loader(self._log, self._index, self._lock, self._logger)
-        self._loading: Iterator[list[int]] | None = self._loader.run()
         if not lazy:
             self._load_all()
 
@@ -229,11 +228,14 @@ class Spool:
         small lists, oldest first, some of them empty: what to do in one go while others wait.
 
         What is given out may be read, amended and dropped at once.  With `lazy` it must be
-        gone through once, to its end; a spool closed before that has lost nothing.
+        gone through once, to its end; a spool closed before that has lost nothing.  Raises
+        OSError, as when no more files can be opened: then call it again, for the rest.
         """
-        for keys in self._loading if self._loading is not None else self._slices():
+        loads = not self._loader.is_done
+        for keys in self._loader.run() if loads else self._slices():
             yield self._with_states(keys)
-        self._loaded()
+        if loads:
+            self._loaded()
 
     def state(self, key: int) -> bytes:
         """The newest state, durable or not.  KeyError when the key has ended, or never was."""
@@ -271,12 +273,14 @@ class Spool:
             self._files.close()
 
     def _load_all(self) -> None:
-        for _ in self._loading or ():
-            pass
-        self._loaded()
+        try:
+            for _ in self.load():
+                pass
+        except BaseException:
+            self._files.close()
+            raise
 
     def _loaded(self) -> None:
-        self._loading = None
         with self._lock:
             self._last_key = max(self._last_key, self._index.last_key)
         self._sweep()

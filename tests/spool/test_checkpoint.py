@@ -455,3 +455,43 @@ def test_a_disk_that_refuses_a_checkpoint_stops_nothing(
     assert dict(spool.items()) == {1: b"one"}
     assert not (disk.path / "checkpoint.new").exists()
     spool.close()
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_loading_goes_on_after_the_disk_refused_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_checkpoint: bool
+) -> None:
+    """Files that cannot be opened for want of descriptors, and a checkpoint that reads badly."""
+    slices_of(3, monkeypatch)
+    expected = fill(tmp_path)
+    if not with_checkpoint:
+        forget_checkpoint(tmp_path)
+    refusals = list(range(2, 60, 3))
+    calls = []
+
+    class Refusing(Files):
+        def read(self, fd: int, offset: int, count: int) -> bytes:
+            calls.append(fd)
+            if armed and len(calls) in refusals:
+                raise OSError(errno.ENOMEM, "not now")
+            return super().read(fd, offset, count)
+
+    armed: list[bool] = []
+    spool = opened(tmp_path, lazy=True, files=Refusing)
+    calls.clear()
+    armed.append(True)
+    seen: dict[int, bytes] = {}
+    failures = 0
+    while True:
+        try:
+            for batch in spool.load():
+                assert not seen.keys() & dict(batch).keys()
+                seen.update(batch)
+            break
+        except OSError:
+            failures += 1
+    assert failures > 0
+    assert seen == {key: state for key, (state, _) in expected.items()}
+    armed.clear()
+    assert found(spool) == expected
+    spool.close()
