@@ -6,17 +6,16 @@ tried; what a host says about a recipient is an outcome (RFC 5321 5.1).  It know
 schedules nor bounces: everything ends at its AttemptManager.
 
     SMTPManagedRelayer    HELO, no extensions
-    ESMTPManagedRelayer   EHLO and what it offers; STARTTLS and AUTH when given
+    ESMTPManagedRelayer   EHLO and what it offers; TLS and AUTH as they are demanded
 """
 
 import logging
-import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gwrelay.errors import ConnectionLost, StoreFailed
+from gwrelay.errors import AccountingError, ConnectionLost, SessionRefused, StoreFailed
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
@@ -24,8 +23,12 @@ from gwrelay.message.reply import Reply
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.attempt import AttemptManager
+from gwrelay.relay.security import Approach, Security
+from gwrelay.relay.tlsmemory import Place
+from gwrelay.relay.tlspolicy import Kept, Way, suits
 from gwrelay.smtp import transaction
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
+from gwrelay.smtp.sasl import Credentials
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +98,15 @@ class ManagedRelayerMixin(ABC):
     @abstractmethod
     def greet(self, connection: Connection) -> Reply:
         """Introduce ourselves after the banner.  A reply that is not positive ends it."""
+
+    def connect(self, connection: Connection, candidate: Candidate) -> Reply:
+        """The banner."""
+        port = candidate.port or self._settings.smtp_port
+        return connection.open(candidate.address, port, candidate.exchange)
+
+    def suits(self, connection: Connection, candidate: Candidate) -> bool:
+        """Whether a kept session is protected as the delivery in hand demands."""
+        return True
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
@@ -232,6 +244,8 @@ class ManagedRelayerMixin(ABC):
                 self._drop()
                 return _unreadable(batch, error)
             self._hosts.mark_good(candidate)
+            if connection.tls:
+                told = [verdict._replace(tls=connection.tls) for verdict in told]
             return dict(zip(batch, told, strict=True))
 
     def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
@@ -245,6 +259,7 @@ class ManagedRelayerMixin(ABC):
             if (
                 self._leads_to(current, candidate)
                 and self._may_be_kept(current)
+                and self.suits(current, candidate)
                 and current.is_quiet()
             ):
                 return current
@@ -262,8 +277,7 @@ class ManagedRelayerMixin(ABC):
         )
 
     def _open(self, candidate: Candidate) -> Connection | Outcome:
-        """Connect and greet.  A host that cannot be reached, or says "not now", is marked bad;
-        one that says "never" is alive, and only passed over (RFC 5321 3.1)."""
+        """Connect and greet."""
         settings = self._settings
         connection = Connection(
             settings.hostname,
@@ -273,8 +287,7 @@ class ManagedRelayerMixin(ABC):
         )
         self._connection = connection
         try:
-            port = candidate.port or settings.smtp_port
-            reply = connection.open(candidate.address, port, candidate.exchange)
+            reply = self.connect(connection, candidate)
             if reply.is_positive:
                 reply = self.greet(connection)
             if reply.is_positive:
@@ -283,7 +296,7 @@ class ManagedRelayerMixin(ABC):
         except ConnectionLost as lost:
             told = outcome.of_loss(lost, candidate.exchange, candidate.address)
         logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if not told.reply.is_permanent:
+        if _condemns(told):
             self._hosts.mark_bad(candidate)
         self._hang_up()
         return told
@@ -306,16 +319,9 @@ class SMTPManagedRelayer(ManagedRelayerMixin):
         return connection.helo()
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """For AUTH with a smart host."""
-
-    username: str
-    password: str = field(repr=False)
-
-
 class ESMTPManagedRelayer(ManagedRelayerMixin):
-    """EHLO, then STARTTLS when a context is given, then AUTH when credentials are."""
+    """EHLO, then TLS as the policy has it for the delivery in hand, then AUTH with a smart host
+    that we have credentials for."""
 
     def __init__(
         self,
@@ -323,35 +329,102 @@ class ESMTPManagedRelayer(ManagedRelayerMixin):
         hosts: Hosts,
         mail: Mail,
         settings: RelayerSettings,
-        tls: ssl.SSLContext | None = None,
-        credentials: Credentials | None = None,
+        security: Security,
     ) -> None:
         super().__init__(attempts, hosts, mail, settings)
-        self._tls = tls
-        self._credentials = credentials
+        self._security = security
+        #: How the session we have was begun, or is being begun.
+        self._approach: Approach | None = None
+
+    def suits(self, connection: Connection, candidate: Candidate) -> bool:
+        begun, wanted = self._approach, self._approach_to(candidate)
+        if begun is None or begun.access != wanted.access:
+            return False
+        is_verified = connection.is_verified and connection.exchange == candidate.exchange
+        kept = Kept(begun.way, connection.is_encrypted, is_verified)
+        return suits(wanted.demand, kept, wanted.way is Way.CLEAR)
+
+    def _approach_to(self, candidate: Candidate) -> Approach:
+        delivery = self.attempts.in_hand
+        if delivery is None:
+            raise AccountingError("a session is asked for without a delivery")
+        port = candidate.port or self._settings.smtp_port
+        place = Place(self._settings.source, candidate.address, port)
+        return self._security.approach(candidate, place, delivery)
+
+    def _open(self, candidate: Candidate) -> Connection | Outcome:
+        """A host whose TLS fails is asked again in the clear, where the policy lets this mail."""
+        approach = self._approach_to(candidate)
+        if approach.way is Way.PUT_OFF and approach.failure is not None:
+            return approach.failure
+        opened = self._begin(approach, candidate)
+        if isinstance(opened, Connection) or not _is_tls_failure(opened):
+            return opened
+        again = self._security.after_failure(approach, opened)
+        if again is None:
+            return opened
+        logger.warning("%s[%s]: mail goes in the clear", candidate.exchange, candidate.address)
+        return self._begin(again, candidate)
+
+    def _begin(self, approach: Approach, candidate: Candidate) -> Connection | Outcome:
+        self._approach = approach
+        opened = super()._open(candidate)
+        if isinstance(opened, Connection):
+            self._security.note_success(approach, opened)
+        return opened
+
+    def connect(self, connection: Connection, candidate: Candidate) -> Reply:
+        approach = self._begun()
+        if not approach.access.implicit_tls:
+            return super().connect(connection, candidate)
+        return connection.open(
+            candidate.address,
+            candidate.port,
+            candidate.exchange,
+            implicit_tls=self._security.context(approach.demand),
+            tls_session=self._security.sessions.get(approach.session_key),
+        )
 
     def greet(self, connection: Connection) -> Reply:
         reply = connection.ehlo()
         if reply.is_permanent:
             # RFC 5321 3.2: a server that knows no EHLO gets HELO.
             reply = connection.helo()
-        if reply.is_positive and self._tls is not None:
-            reply = self._encrypt(connection, self._tls)
-        if reply.is_positive and self._credentials is not None:
-            reply = self._log_in(connection, self._credentials)
+        if reply.is_positive and not connection.is_encrypted:
+            reply = self._encrypt(connection, reply)
+        credentials = self._begun().access.credentials
+        if reply.is_positive and credentials is not None:
+            reply = self._log_in(connection, credentials)
         return reply
 
-    def _encrypt(self, connection: Connection, context: ssl.SSLContext) -> Reply:
-        """A context that was given is meant: without TLS the mail waits (RFC 3207 4.1)."""
-        if not connection.offers("starttls"):
-            return Reply(454, "4.7.0", "STARTTLS is not offered, and TLS was asked for")
-        reply = connection.starttls(context)
-        return connection.ehlo() if reply.is_positive else reply
+    def _encrypt(self, connection: Connection, reply: Reply) -> Reply:
+        """`reply` is what stands when there is nothing to do."""
+        approach = self._begun()
+        if approach.way is Way.CLEAR:
+            return reply
+        if approach.way is Way.OFFERED and not connection.offers("starttls"):
+            return reply
+        context = self._security.context(approach.demand)
+        reply = connection.starttls(context, self._security.sessions.get(approach.session_key))
+        if not reply.is_positive:
+            return reply
+        try:
+            return connection.ehlo()
+        except ConnectionLost as lost:
+            # Some stall or break only here; the host as such is well.
+            reason = f"{lost.reason} after the handshake"
+            raise ConnectionLost(outcome.STARTTLS, reason, "4.7.5") from lost
 
     def _log_in(self, connection: Connection, credentials: Credentials) -> Reply:
-        if not connection.is_encrypted:
-            return Reply(454, "4.7.0", "AUTH needs TLS: a password is not sent in the clear")
-        return connection.login(credentials.username, credentials.password)
+        if not connection.is_encrypted and not self._security.auth_without_tls:
+            reason = "AUTH needs TLS: a password is not sent in the clear"
+            raise SessionRefused(outcome.AUTH, reason, "4.7.11")
+        return connection.login(credentials)
+
+    def _begun(self) -> Approach:
+        if self._approach is None:
+            raise AccountingError("no session was begun")
+        return self._approach
 
 
 class SMTPManagedRelayerFactory:
@@ -367,23 +440,35 @@ class SMTPManagedRelayerFactory:
 
 
 class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
+    """`security` None: TLS where it is offered, and no AUTH."""
+
     def __init__(
-        self,
-        settings: RelayerSettings | None = None,
-        *,
-        tls: ssl.SSLContext | None = None,
-        credentials: Credentials | None = None,
+        self, settings: RelayerSettings | None = None, *, security: Security | None = None
     ) -> None:
         super().__init__(settings)
-        self._tls = tls
-        self._credentials = credentials
+        self._security = security or Security()
 
     def build_relayer(
         self, attempts: AttemptManager, hosts: Hosts, mail: Mail
     ) -> ManagedRelayerMixin:
-        return ESMTPManagedRelayer(
-            attempts, hosts, mail, self.settings, self._tls, self._credentials
-        )
+        return ESMTPManagedRelayer(attempts, hosts, mail, self.settings, self._security)
+
+
+def _condemns(told: Outcome) -> bool:
+    """Whether a host that gave no session is marked bad: when it cannot be reached, or says
+    "not now", or takes our password for wrong, which each further try would only make worse.
+
+    One that says "never" is alive, and only passed over (RFC 5321 3.1); one whose TLS fails may
+    do well for other mail.
+    """
+    if told.stage == outcome.AUTH:
+        return True
+    return not told.reply.is_permanent and not _is_tls_failure(told)
+
+
+def _is_tls_failure(told: Outcome) -> bool:
+    """421 is the word of a host that closes, at this stage as at any other."""
+    return told.stage == outcome.STARTTLS and not (told.heard and told.reply.code == 421)
 
 
 def _may_ask_another(verdict: Outcome | None) -> bool:
