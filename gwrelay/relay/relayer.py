@@ -337,12 +337,19 @@ class ESMTPManagedRelayer(ManagedRelayerMixin):
         self._approach: Approach | None = None
 
     def suits(self, connection: Connection, candidate: Candidate) -> bool:
-        begun, wanted = self._approach, self._approach_to(candidate)
-        if begun is None or begun.access != wanted.access:
+        begun, delivery = self._approach, self.attempts.in_hand
+        if begun is None or delivery is None:
+            return False
+        demand = self._security.policy.demand(delivery.destination)
+        # Nearly always: one more of the same, through what was begun for it.
+        if demand == begun.demand and candidate.exchange == begun.exchange and not begun.is_clear:
+            return True
+        wanted = self._approach_to(candidate)
+        if begun.access != wanted.access:
             return False
         is_verified = connection.is_verified and connection.exchange == candidate.exchange
         kept = Kept(begun.way, connection.is_encrypted, is_verified)
-        return suits(wanted.demand, kept, wanted.way is Way.CLEAR)
+        return suits(demand, kept, wanted.is_clear)
 
     def _approach_to(self, candidate: Candidate) -> Approach:
         delivery = self.attempts.in_hand

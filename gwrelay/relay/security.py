@@ -45,6 +45,10 @@ class Approach(NamedTuple):
     def session_key(self) -> SessionKey:
         return self.place, self.exchange, self.demand.level == VERIFY
 
+    @property
+    def is_clear(self) -> bool:
+        return self.way is Way.CLEAR
+
     def choose(self, known: Known) -> Way:
         return choose(
             self.demand,
@@ -111,5 +115,5 @@ class Security:
         """Its TLS failed: remembers that.  How to ask the same host again at once, if at all."""
         self.memory.note_failure(approach.place, approach.demand.level, told)
         self.sessions.drop(approach.session_key)
-        way = approach.choose(Known(is_broken=True))
-        return approach._replace(way=way) if way is Way.CLEAR else None
+        again = approach._replace(way=approach.choose(Known(is_broken=True)))
+        return again if again.is_clear else None

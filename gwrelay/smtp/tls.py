@@ -13,9 +13,9 @@ import socket
 import ssl
 import time
 
-#: The most that goes into one record (RFC 8446 5.1).  Written piece by piece: the memory
-#: between us and the socket never shrinks, and it is there for every session.
-RECORD_BYTES = 16 * 1024
+#: The most that we put into one record; 16 KiB are allowed (RFC 8446 5.1).  The memory between
+#: us and the socket grows to somewhat more than this and never shrinks, for every session.
+RECORD_BYTES = 8 * 1024
 RECEIVE_BYTES = 16 * 1024
 #: What may be received without any content coming of it: a handshake with its certificates
 #: (OpenSSL takes 100 KiB of these), session tickets, changes of keys.
