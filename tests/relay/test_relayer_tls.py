@@ -320,8 +320,8 @@ def test_a_failure_at_one_level_leaves_mail_of_another_alone(
     with Peer(tls=authority.certify("other.test").server(), extensions=EXTENSIONS) as wrong:
         rig = TlsRig(MAY, authority, wrong, destinations={"strict.test": VERIFY})
         assert rig.relay_one(to="x@strict.test").kinds == ["deferred"]
-        assert rig.relay_one(to="x@b.test").kinds == ["delivered"]
         assert rig.relay_one(to="x@b.test", waited_s=FALLBACK_AFTER_S).kinds == ["delivered"]
+        assert rig.relay_one(to="x@b.test").kinds == ["delivered"]
         assert [message.tls for message in wrong.messages] == [True, True]
 
 
@@ -334,6 +334,19 @@ def test_the_next_session_with_a_host_is_resumed(
     for _ in range(3):
         assert rig.relay_one().kinds == ["delivered"]
     assert peer.tls.session_stats()["hits"] == 2
+
+
+def test_a_session_whose_resumption_failed_is_not_offered_again(
+    peer: Peer, authority: Authority
+) -> None:
+    assert peer.tls is not None
+    rig = TlsRig(MAY, authority, peer)
+    rig.relay_one()
+    peer.once("STARTTLS", ("220 go", DROP))
+    assert rig.relay_one().kinds == ["deferred"]
+    rig.clock.now += HOLD_S
+    assert rig.relay_one().kinds == ["delivered"]
+    assert peer.tls.session_stats()["hits"] == 0
 
 
 def test_a_session_that_was_not_verified_is_not_resumed_for_one_that_must_be(
