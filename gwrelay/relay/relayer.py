@@ -10,12 +10,11 @@ schedules nor bounces: everything ends at its AttemptManager.
 """
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gwrelay.errors import AccountingError, ConnectionLost, SessionRefused, StoreFailed
+from gwrelay.errors import AccountingError, ConnectionLost, StoreFailed
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
@@ -23,12 +22,10 @@ from gwrelay.message.reply import Reply
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.attempt import AttemptManager
-from gwrelay.relay.security import Approach, Security
-from gwrelay.relay.tlsmemory import Place
-from gwrelay.relay.tlspolicy import Kept, Way, suits
+from gwrelay.relay.greeting import Greeting, PlainGreeting, SecureGreeting, condemns
+from gwrelay.relay.security import Security
 from gwrelay.smtp import transaction
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
-from gwrelay.smtp.sasl import Credentials
 
 logger = logging.getLogger(__name__)
 
@@ -75,38 +72,31 @@ class RelayerSettings:
     source: str = ""
 
 
-class ManagedRelayerMixin(ABC):
+class ManagedRelayerMixin:
     """Takes deliveries, keeps a session, tells the attempt manager.
 
-    What a subclass adds is how it introduces itself: `greet`.
+    What a subclass adds is how it introduces itself: its `greeting`.
     """
 
     def __init__(
-        self, attempts: AttemptManager, hosts: Hosts, mail: Mail, settings: RelayerSettings
+        self,
+        attempts: AttemptManager,
+        hosts: Hosts,
+        mail: Mail,
+        settings: RelayerSettings,
+        greeting: Greeting,
     ) -> None:
         self.attempts = attempts
         self._hosts = hosts
         self._mail = mail
         self._settings = settings
+        self._greeting = greeting
         self._connection: Connection | None = None
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
         self._batch: Sequence[int] = ()
         #: Set from outside: finish the delivery in hand, then end.
         self.stopping = False
-
-    @abstractmethod
-    def greet(self, connection: Connection) -> Reply:
-        """Introduce ourselves after the banner.  A reply that is not positive ends it."""
-
-    def connect(self, connection: Connection, candidate: Candidate) -> Reply:
-        """The banner."""
-        port = candidate.port or self._settings.smtp_port
-        return connection.open(candidate.address, port, candidate.exchange)
-
-    def suits(self, connection: Connection, candidate: Candidate) -> bool:
-        """Whether a kept session is protected as the delivery in hand demands."""
-        return True
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
@@ -254,17 +244,20 @@ class ManagedRelayerMixin(ABC):
 
     def _session(self, candidate: Candidate) -> Connection | Outcome:
         """The session we have, if it may carry another message there, or a new one."""
-        current = self._connection
+        current, delivery = self._connection, self.attempts.in_hand
+        if delivery is None:
+            raise AccountingError("a session is asked for without a delivery")
         if current is not None:
             if (
                 self._leads_to(current, candidate)
                 and self._may_be_kept(current)
-                and self.suits(current, candidate)
+                and self._greeting.suits(current, candidate, delivery)
                 and current.is_quiet()
             ):
                 return current
             self._hang_up()
-        return self._open(candidate)
+        no_use = self._greeting.prepare(candidate, delivery)
+        return no_use or self._open(candidate)
 
     def _may_be_kept(self, connection: Connection) -> bool:
         """Whether it may carry another message, as far as we are concerned."""
@@ -277,26 +270,32 @@ class ManagedRelayerMixin(ABC):
         )
 
     def _open(self, candidate: Candidate) -> Connection | Outcome:
-        """Connect and greet."""
+        """Connect and greet, and when there is another way for the same host, that way."""
+        opened = self._begin(candidate)
+        while isinstance(opened, Outcome) and self._greeting.failed(candidate, opened):
+            opened = self._begin(candidate)
+        return opened
+
+    def _begin(self, candidate: Candidate) -> Connection | Outcome:
         settings = self._settings
-        connection = Connection(
+        connection = self._connection = Connection(
             settings.hostname,
             timeouts_s=settings.timeouts_s,
             reply_max_bytes=settings.reply_max_bytes,
             source=settings.source,
         )
-        self._connection = connection
         try:
-            reply = self.connect(connection, candidate)
+            reply = self._greeting.connect(connection, candidate)
             if reply.is_positive:
-                reply = self.greet(connection)
+                reply = self._greeting.greet(connection)
             if reply.is_positive:
+                self._greeting.succeeded(connection)
                 return connection
             told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
         except ConnectionLost as lost:
             told = outcome.of_loss(lost, candidate.exchange, candidate.address)
         logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if _condemns(told):
+        if condemns(told):
             self._hosts.mark_bad(candidate)
         self._hang_up()
         return told
@@ -315,13 +314,15 @@ class ManagedRelayerMixin(ABC):
 class SMTPManagedRelayer(ManagedRelayerMixin):
     """HELO, and nothing that RFC 821 did not know."""
 
-    def greet(self, connection: Connection) -> Reply:
-        return connection.helo()
+    def __init__(
+        self, attempts: AttemptManager, hosts: Hosts, mail: Mail, settings: RelayerSettings
+    ) -> None:
+        greeting = PlainGreeting(settings.source, settings.smtp_port)
+        super().__init__(attempts, hosts, mail, settings, greeting)
 
 
 class ESMTPManagedRelayer(ManagedRelayerMixin):
-    """EHLO, then TLS as the policy has it for the delivery in hand, then AUTH with a smart host
-    that we have credentials for."""
+    """EHLO and the extensions that are offered, with TLS and AUTH as `security` has them."""
 
     def __init__(
         self,
@@ -331,107 +332,8 @@ class ESMTPManagedRelayer(ManagedRelayerMixin):
         settings: RelayerSettings,
         security: Security,
     ) -> None:
-        super().__init__(attempts, hosts, mail, settings)
-        self._security = security
-        #: How the session we have was begun, or is being begun.
-        self._approach: Approach | None = None
-
-    def suits(self, connection: Connection, candidate: Candidate) -> bool:
-        begun, delivery = self._approach, self.attempts.in_hand
-        if begun is None or delivery is None:
-            return False
-        demand = self._security.policy.demand(delivery.destination)
-        # Nearly always: one more of the same, through what was begun for it.
-        if demand == begun.demand and candidate.exchange == begun.exchange and not begun.is_clear:
-            return True
-        wanted = self._approach_to(candidate)
-        if begun.access != wanted.access:
-            return False
-        is_verified = connection.is_verified and connection.exchange == candidate.exchange
-        kept = Kept(begun.way, connection.is_encrypted, is_verified)
-        return suits(demand, kept, wanted.is_clear)
-
-    def _approach_to(self, candidate: Candidate) -> Approach:
-        delivery = self.attempts.in_hand
-        if delivery is None:
-            raise AccountingError("a session is asked for without a delivery")
-        port = candidate.port or self._settings.smtp_port
-        place = Place(self._settings.source, candidate.address, port)
-        return self._security.approach(candidate, place, delivery)
-
-    def _open(self, candidate: Candidate) -> Connection | Outcome:
-        """A host whose TLS fails is asked again in the clear, where the policy lets this mail."""
-        approach = self._approach_to(candidate)
-        if approach.way is Way.PUT_OFF and approach.failure is not None:
-            return approach.failure
-        opened = self._begin(approach, candidate)
-        if isinstance(opened, Connection) or not _is_tls_failure(opened):
-            return opened
-        again = self._security.after_failure(approach, opened)
-        if again is None:
-            return opened
-        logger.warning("%s[%s]: mail goes in the clear", candidate.exchange, candidate.address)
-        return self._begin(again, candidate)
-
-    def _begin(self, approach: Approach, candidate: Candidate) -> Connection | Outcome:
-        self._approach = approach
-        opened = super()._open(candidate)
-        if isinstance(opened, Connection):
-            self._security.note_success(approach, opened)
-        return opened
-
-    def connect(self, connection: Connection, candidate: Candidate) -> Reply:
-        approach = self._begun()
-        if not approach.access.implicit_tls:
-            return super().connect(connection, candidate)
-        return connection.open(
-            candidate.address,
-            candidate.port,
-            candidate.exchange,
-            implicit_tls=self._security.context(approach.demand),
-            tls_session=self._security.sessions.get(approach.session_key),
-        )
-
-    def greet(self, connection: Connection) -> Reply:
-        reply = connection.ehlo()
-        if reply.is_permanent:
-            # RFC 5321 3.2: a server that knows no EHLO gets HELO.
-            reply = connection.helo()
-        if reply.is_positive and not connection.is_encrypted:
-            reply = self._encrypt(connection, reply)
-        credentials = self._begun().access.credentials
-        if reply.is_positive and credentials is not None:
-            reply = self._log_in(connection, credentials)
-        return reply
-
-    def _encrypt(self, connection: Connection, reply: Reply) -> Reply:
-        """`reply` is what stands when there is nothing to do."""
-        approach = self._begun()
-        if approach.way is Way.CLEAR:
-            return reply
-        if approach.way is Way.OFFERED and not connection.offers("starttls"):
-            return reply
-        context = self._security.context(approach.demand)
-        reply = connection.starttls(context, self._security.sessions.get(approach.session_key))
-        if not reply.is_positive:
-            return reply
-        try:
-            return connection.ehlo()
-        except ConnectionLost as lost:
-            # Some stall or break only here; the host as such is well.
-            reason = f"{lost.reason} after the handshake"
-            raise ConnectionLost(outcome.STARTTLS, reason, "4.7.5") from lost
-
-    def _log_in(self, connection: Connection, credentials: Credentials) -> Reply:
-        if not connection.is_encrypted and not self._security.auth_without_tls:
-            reason = "AUTH needs TLS: a password is not sent in the clear"
-            raise SessionRefused(outcome.AUTH, reason, "4.7.11")
-        return connection.login(credentials)
-
-    def _begun(self) -> Approach:
-        if self._approach is None:
-            raise AccountingError("no session was begun")
-        return self._approach
+        greeting = SecureGreeting(settings.source, settings.smtp_port, security)
+        super().__init__(attempts, hosts, mail, settings, greeting)
 
 
 class SMTPManagedRelayerFactory:
@@ -459,23 +361,6 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
         self, attempts: AttemptManager, hosts: Hosts, mail: Mail
     ) -> ManagedRelayerMixin:
         return ESMTPManagedRelayer(attempts, hosts, mail, self.settings, self._security)
-
-
-def _condemns(told: Outcome) -> bool:
-    """Whether a host that gave no session is marked bad: when it cannot be reached, or says
-    "not now", or takes our password for wrong, which each further try would only make worse.
-
-    One that says "never" is alive, and only passed over (RFC 5321 3.1); one whose TLS fails may
-    do well for other mail.
-    """
-    if told.stage == outcome.AUTH:
-        return True
-    return not told.reply.is_permanent and not _is_tls_failure(told)
-
-
-def _is_tls_failure(told: Outcome) -> bool:
-    """421 is the word of a host that closes, at this stage as at any other."""
-    return told.stage == outcome.STARTTLS and not (told.heard and told.reply.code == 421)
 
 
 def _may_ask_another(verdict: Outcome | None) -> bool:
