@@ -14,6 +14,7 @@ TEST = [
     "mypy>=1.15",
     "ruff>=0.11",
     "docutils>=0.21",
+    "scramp>=1.4.6",
 ]
 
 setup(

@@ -17,7 +17,17 @@ import click
 import msgspec
 
 from gwrelay import __version__
-from gwrelay.config import CONFIG_VARIABLE, SECTIONS, SHARE, TABLE, Given, Loaded, Setting, load
+from gwrelay.config import (
+    CONFIG_VARIABLE,
+    DESTINATION,
+    SECTIONS,
+    SHARE,
+    TABLE,
+    Given,
+    Loaded,
+    Setting,
+    load,
+)
 from gwrelay.errors import ConfigError, GatewayError
 
 USAGE_STATUS = 2
@@ -159,13 +169,14 @@ def check_config(
     """
     try:
         loaded = _load(config, given)
+        importlib.import_module("gwrelay.outbound").build_security(loaded.settings)
     except ConfigError as error:
         if not as_json:
             raise
         click.echo(_json({"ok": False, "problems": str(error).splitlines()}))
         return USAGE_STATUS
     if as_json:
-        click.echo(_json({"ok": True} | ({"settings": _records(loaded)} if effective else {})))
+        click.echo(_json({"ok": True} | (_as_record(loaded) if effective else {})))
     elif effective:
         click.echo(_as_file(loaded), nl=False)
     else:
@@ -337,6 +348,13 @@ def _as_file(loaded: Loaded) -> str:
                 given = loaded.given[setting.flag]
                 lines.append(f"{setting.flag} = {_as_written(setting, given)}  # {given.origin}")
         blocks.append("\n".join(lines) + "\n")
+    for destination, particular in loaded.destinations.items():
+        lines = [f"[{DESTINATION}.{_json(destination)}]"]
+        for setting in TABLE.values():
+            if setting.flag in particular:
+                given = particular[setting.flag]
+                lines.append(f"{setting.flag} = {_as_written(setting, given)}  # {given.origin}")
+        blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
 
@@ -346,16 +364,39 @@ def _as_written(setting: Setting, given: Given) -> str:
     return f"[{', '.join(parts)}]" if setting.kind.repeatable else "".join(parts) or '""'
 
 
+def _as_record(loaded: Loaded) -> dict[str, Any]:
+    return {"settings": _records(loaded), "destinations": _destinations(loaded)}
+
+
 def _records(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """By flag: the value as read, with its unit if it has one, as written, and its origin."""
+    """By flag."""
     return {
-        setting.flag: {
-            "value": getattr(loaded.settings, field),
-            "unit": setting.kind.unit,
-            "written": ",".join(loaded.given[setting.flag].parts),
-            "origin": loaded.given[setting.flag].origin,
-        }
+        setting.flag: _record(setting, getattr(loaded.settings, field), loaded.given[setting.flag])
         for field, setting in TABLE.items()
+    }
+
+
+def _destinations(loaded: Loaded) -> dict[str, dict[str, dict[str, Any]]]:
+    """By destination, then by flag: what is particular to it."""
+    return {
+        destination: {
+            setting.flag: _record(
+                setting, values[field], loaded.destinations[destination][setting.flag]
+            )
+            for field, setting in TABLE.items()
+            if field in values
+        }
+        for destination, values in loaded.settings.destinations.items()
+    }
+
+
+def _record(setting: Setting, value: object, given: Given) -> dict[str, Any]:
+    """The value as read, with its unit if it has one, as written, and its origin."""
+    return {
+        "value": value,
+        "unit": setting.kind.unit,
+        "written": ",".join(given.parts),
+        "origin": given.origin,
     }
 
 

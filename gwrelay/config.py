@@ -19,7 +19,9 @@ from gwrelay.notation import (
     FreeSpace,
     HostRule,
     Network,
+    SmartHost,
     read_delays,
+    read_destination,
     read_duration,
     read_duration_range,
     read_free_space,
@@ -27,18 +29,20 @@ from gwrelay.notation import (
     read_hostname,
     read_listener,
     read_network,
-    read_next_hop,
     read_path,
     read_rate,
     read_resolver,
     read_share,
     read_size,
+    read_smart_host,
+    read_switch,
     read_timeout,
 )
 
 INTAKE, SPOOL, POOL = "Intake", "Spool", "Pool"
 RETRIES, MX, TIMEOUTS, PROCESS = "Retries", "DNS and MX", "Timeouts", "Logs and process"
-SECTIONS = (INTAKE, SPOOL, POOL, RETRIES, MX, TIMEOUTS, PROCESS)
+TLS = "TLS and AUTH"
+SECTIONS = (INTAKE, SPOOL, POOL, RETRIES, MX, TLS, TIMEOUTS, PROCESS)
 
 #: Variables of these names belong to the tests and the benches, not to the gateway.
 RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
@@ -101,8 +105,12 @@ FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, o
 LISTENERS = Kind(
     "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
 )
-NEXT_HOPS = Kind(
-    "HOST[:PORT]", read_next_hop, "write HOST[:PORT], like mx.example:587 or [::1]:25", "", True
+SMART_HOSTS = Kind(
+    "[tls:]HOST[:PORT]",
+    read_smart_host,
+    "write HOST[:PORT], like mx.example:587 or [::1]:25, or tls:HOST[:PORT]",
+    "",
+    True,
 )
 RESOLVERS = Kind(
     "ADDR[:PORT]", read_resolver, "write ADDR[:PORT], like 127.0.0.1 or [::1]:5353", "", True
@@ -118,6 +126,7 @@ HOST_RULES = Kind(
 HOSTNAME = Kind("NAME", read_hostname, "give --hostname a full name, like gw.example.com")
 DIRECTORY = Kind("DIR", read_path, "write a directory, like /var/spool/gwrelay")
 FILE = Kind("FILE", read_path, "write a file name, like /var/log/gwrelay.log")
+SWITCH = Kind("yes|no", read_switch, "write yes or no")
 LEVEL = choice("debug", "info", "warning", "error")
 
 
@@ -131,6 +140,8 @@ class Setting(NamedTuple):
     #: As people write it.  None: it must be given.  "": empty is a value too.
     default: str | None
     help: str
+    #: It may be set for one destination too, in a table of the file.
+    per_destination: bool = False
 
     @property
     def variable(self) -> str:
@@ -226,9 +237,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         MX, "mx-max-hosts", count(), "5", "Most addresses to try in one attempt.")]
     mx_max_sessions: Annotated[int, Setting(
         MX, "mx-max-sessions", count(), "2", "Most sessions to begin in one attempt.")]
-    smarthost: Annotated[tuple[Endpoint, ...], Setting(
-        MX, "smarthost", NEXT_HOPS, "",
-        "Send all mail here (port 25 unless given) instead of asking for MX; tried in order.")]
+    smarthost: Annotated[tuple[SmartHost, ...], Setting(
+        MX, "smarthost", SMART_HOSTS, "",
+        "Send all mail here (port 25 unless given) instead of asking for MX; tried in order.  "
+        "With tls: before it, or on port 465, it speaks TLS from the first byte.")]
     smtp_port: Annotated[int, Setting(
         MX, "smtp-port", count(1, 65535), "25", "Port of the exchanges found by MX.")]
     ip_family: Annotated[str, Setting(
@@ -240,6 +252,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         MX, "deny-host", HOST_RULES, "default",
         "Never send to these when MX names them.  'default' is loopback, unspecified, link-local "
         "and multicast; what you give replaces it, so give 'default' too to add to it.")]
+
+    tls: Annotated[str, Setting(
+        TLS, "tls", choice("off", "may", "encrypt", "verify"), "may",
+        "Encrypt sessions: never; when offered; or leave the mail waiting; and with a certificate "
+        "that is right too.", True)]
+    tls_fallback: Annotated[bool, Setting(
+        TLS, "tls-fallback", SWITCH, "yes",
+        "With 'may': mail that has waited 5m goes in the clear to a host whose TLS is broken.",
+        True)]
+    tls_min: Annotated[str, Setting(
+        TLS, "tls-min", choice("1.2", "1.3"), "1.2", "Oldest version of TLS to speak.")]
+    tls_ca: Annotated[str, Setting(
+        TLS, "tls-ca", FILE, "", "Trust the certificates in this file, not the system's.")]
+    tls_broken_ttl_s: Annotated[float, Setting(
+        TLS, "tls-broken-ttl", DURATION, "3d", "Remember broken TLS of a host for this long.")]
+    smarthost_auth: Annotated[str, Setting(
+        TLS, "smarthost-auth", FILE, "",
+        "Log in to smart hosts: a file of lines 'HOST[:PORT] USERNAME PASSWORD', mode 0600.")]
+    auth_without_tls: Annotated[bool, Setting(
+        TLS, "auth-without-tls", SWITCH, "no", "Log in to smart hosts that offer no TLS, too.")]
 
     connect_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "connect-timeout", TIMEOUT, "30s", "For the TCP connection.")]
@@ -275,16 +307,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
     shutdown_max_s: Annotated[float, Setting(
         PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
+
+    #: By destination: those of these fields that have another value there.
+    destinations: Mapping[str, Mapping[str, Any]] = {}
 # fmt: on
+
+    def for_destination(self, field: str, destination: str) -> Any:
+        return self.destinations.get(destination, {}).get(field, getattr(self, field))
 
 
 #: The table: what each field of Settings is to people, by the field's name, in its order.
 TABLE: dict[str, Setting] = {
     field: annotation.__metadata__[0]
     for field, annotation in get_type_hints(Settings, include_extras=True).items()
+    if field != "destinations"
 }
 _FLAGS = {setting.flag: setting for setting in TABLE.values()}
 _VARIABLES = {setting.variable: setting.flag for setting in TABLE.values()}
+#: The key of the file whose tables hold what is particular to a destination.
+DESTINATION = "destination"
+_PER_DESTINATION = {s.flag: field for field, s in TABLE.items() if s.per_destination}
 
 
 class Given(NamedTuple):
@@ -295,10 +337,11 @@ class Given(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """`given` is by flag, in the table's order."""
+    """`given` is by flag, in the table's order; `destinations` by destination, then by flag."""
 
     settings: Settings
     given: dict[str, Given]
+    destinations: dict[str, dict[str, Given]]
 
 
 def load(
@@ -314,24 +357,40 @@ def load(
     problem, naming its source and what would be right.
     """
     problems: list[str] = []
+    document = _parse(*file) if file else {}
+    name = file[0] if file and file[0].isprintable() else repr(file and file[0])
+    tables = document.pop(DESTINATION, {})
     chosen = _defaults(machine_name)
-    chosen |= _from_file(*file, problems) if file else {}
+    chosen |= _from_file(name, document, problems)
     chosen |= _from_environment(environ, problems)
     chosen |= {flag: Given(tuple(texts), f"--{flag}") for flag, texts in flags.items()}
-    values: dict[str, Any] = {}
     given: dict[str, Given] = {}
-    for field, setting in TABLE.items():
-        try:
-            given[setting.flag] = _split(setting, chosen.get(setting.flag))
-            values[field] = _read(setting, given[setting.flag])
-        except ConfigError as error:
-            problems.append(str(error))
+    values = _read_all(TABLE, chosen, given, problems)
+    destinations: dict[str, dict[str, Given]] = {}
+    values["destinations"] = _read_destinations(name, tables, destinations, problems)
     if not problems:
         settings = Settings(**values)
         problems = _contradictions(settings, given)
     if problems:
         raise ConfigError("\n".join(problems))
-    return Loaded(settings, given)
+    return Loaded(settings, given, destinations)
+
+
+def _read_all(
+    table: Mapping[str, Setting],
+    chosen: Mapping[str, Given],
+    given: dict[str, Given],
+    problems: list[str],
+) -> dict[str, Any]:
+    """The values by field; fills `given`."""
+    values = {}
+    for field, setting in table.items():
+        try:
+            given[setting.flag] = _split(setting, chosen.get(setting.flag))
+            values[field] = _read(setting, given[setting.flag])
+        except ConfigError as error:
+            problems.append(str(error))
+    return values
 
 
 def _defaults(machine_name: str) -> dict[str, Given]:
@@ -356,26 +415,83 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[s
     return found
 
 
-def _from_file(name: str, content: bytes, problems: list[str]) -> dict[str, Given]:
-    name = name if name.isprintable() else repr(name)
+def _parse(name: str, content: bytes) -> dict[str, Any]:
     try:
-        document = tomllib.loads(content.decode())
+        return tomllib.loads(content.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        name = name if name.isprintable() else repr(name)
         raise ConfigError(
             f"{name}: not a TOML file: {error}; write lines like max-hops = 100"
         ) from None
+
+
+def _from_file(name: str, document: Mapping[str, Any], problems: list[str]) -> dict[str, Given]:
     found = {}
     for key, value in document.items():
         if key not in _FLAGS:
-            problems.append(f"{name}: unknown key {key!r}{_nearest(key, tuple(_FLAGS))}")
+            nearest = _nearest(key, (*_FLAGS, DESTINATION))
+            problems.append(f"{name}: unknown key {key!r}{nearest}")
             continue
-        values = value if isinstance(value, list) and _FLAGS[key].kind.repeatable else [value]
-        if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
-            right = _FLAGS[key].kind.right
-            problems.append(f"{name}: {key}: neither text nor a number; {right}, in quotes")
-            continue
-        found[key] = Given(tuple(str(one) for one in values), f"{name}: {key}")
+        texts = _as_texts(_FLAGS[key].kind, value, f"{name}: {key}", problems)
+        if texts is not None:
+            found[key] = Given(texts, f"{name}: {key}")
     return found
+
+
+def _as_texts(kind: Kind, value: Any, origin: str, problems: list[str]) -> tuple[str, ...] | None:
+    """What a key of the file has, as people would write it in a flag."""
+    values = value if isinstance(value, list) and kind.repeatable else [value]
+    if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
+        problems.append(f"{origin}: neither text nor a number; {kind.right}, in quotes")
+        return None
+    return tuple(str(one) for one in values)
+
+
+_RIGHT_TABLE = 'write a table like [destination."example.com"]'
+
+
+def _read_destinations(
+    name: str, tables: Any, given: dict[str, dict[str, Given]], problems: list[str]
+) -> dict[str, dict[str, Any]]:
+    """What the tables [destination."..."] have, by destination and field; fills `given`."""
+    if not isinstance(tables, dict):
+        problems.append(f"{name}: {DESTINATION}: is not a table; {_RIGHT_TABLE}")
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for key, table in tables.items():
+        origin = f'{name}: [{DESTINATION}."{key}"]' if key.isprintable() else f"{name}: {key!r}"
+        try:
+            destination = read_destination(key)
+        except ValueError as error:
+            problems.append(f"{origin}: {key!r} {error}; {_RIGHT_TABLE}")
+            continue
+        if not isinstance(table, dict):
+            problems.append(f"{origin}: is not a table; {_RIGHT_TABLE}, with its keys below")
+        elif destination in found:
+            problems.append(f"{origin}: {destination} has a table already; write one of them")
+        else:
+            given[destination] = {}
+            found[destination] = _read_table(origin, table, given[destination], problems)
+    return found
+
+
+def _read_table(
+    origin: str, table: Mapping[str, Any], given: dict[str, Given], problems: list[str]
+) -> dict[str, Any]:
+    chosen = {}
+    for key, value in table.items():
+        if key in _PER_DESTINATION:
+            texts = _as_texts(_FLAGS[key].kind, value, f"{origin} {key}", problems)
+            if texts is not None:
+                chosen[key] = Given(texts, f"{origin} {key}")
+        elif key in _FLAGS:
+            allowed = ", ".join(_PER_DESTINATION)
+            problems.append(f"{origin}: {key} is for all destinations; one may have {allowed}")
+        else:
+            nearest = _nearest(key, tuple(_PER_DESTINATION))
+            problems.append(f"{origin}: unknown key {key!r}{nearest}")
+    rows = {field: TABLE[field] for flag, field in _PER_DESTINATION.items() if flag in chosen}
+    return _read_all(rows, chosen, given, problems)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
@@ -421,7 +537,7 @@ def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]
     for endpoint in sorted(set(fixed)):
         if fixed.count(endpoint) > 1:
             found.append(f"{given['listen'].origin}: {endpoint} is there twice; give it once")
-        if endpoint in settings.smarthost:
+        if any(endpoint == hop[:2] for hop in settings.smarthost):
             found.append(
                 f"{given['smarthost'].origin}: {endpoint} is where this gateway listens; "
                 "name another next hop, or mail would go round in circles"
@@ -431,6 +547,11 @@ def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]
         found.append(
             f"{low.origin}: {low.parts[0]!r} is more than the mx-ttl-max of {high.parts[0]!r} "
             f"({high.origin}); write a smaller mx-ttl-min or a larger mx-ttl-max"
+        )
+    if settings.smarthost_auth and not settings.smarthost:
+        found.append(
+            f"{given['smarthost-auth'].origin}: there is no smart host to log in to; name it with "
+            "--smarthost, or leave this out"
         )
     if settings.events and settings.events == settings.log:
         found.append(f"{given['events'].origin}: the log goes to the same file; name another one")

@@ -16,13 +16,19 @@ class ConfigError(GatewayError):
 class ConnectionLost(GatewayError):
     """Our connection to a next hop broke, timed out, or spoke no SMTP.
 
-    `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.
+    `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.  `status`
+    is its enhanced status code (RFC 3463), "" for the one that every lost connection has.
     """
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: str, reason: str, status: str = "") -> None:
         super().__init__(f"{reason} (in {stage})")
         self.stage = stage
         self.reason = reason
+        self.status = status
+
+
+class SessionRefused(ConnectionLost):
+    """It is we who will not use this session: what it must have, TLS or AUTH, is not to be had."""
 
 
 class AccountingError(GatewayError):

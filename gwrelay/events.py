@@ -133,6 +133,7 @@ def ended(
             "destination": delivery.destination,
             "exchange": verdict.exchange,
             "address": verdict.address,
+            "tls": verdict.tls,
             "stage": verdict.stage,
             "reply": str(verdict.reply),
             "attempt": attempt,

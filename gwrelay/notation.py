@@ -8,6 +8,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+import idna
+
 from gwrelay.mx.denied import DEFAULT_NETWORKS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -25,6 +27,14 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class SmartHost(NamedTuple):
+    """`implicit_tls`: it speaks TLS from the first byte (RFC 8314 3.3)."""
+
+    host: str
+    port: int
+    implicit_tls: bool = False
+
+
 class FreeSpace(NamedTuple):
     """How much of a disk must stay free: a share of it (0..1) or `size_bytes`; the other is 0."""
 
@@ -34,6 +44,8 @@ class FreeSpace(NamedTuple):
     def needed_bytes(self, total_bytes: int) -> int:
         return max(int(total_bytes * self.share), self.size_bytes)
 
+
+IMPLICIT_TLS_PORT = 465
 
 _DAY_S = 86_400
 #: Far below what a socket's time-out can hold (2**63 ns), far above any sense.
@@ -159,8 +171,11 @@ def read_listener(text: str) -> tuple[Endpoint]:
     return (read_endpoint(text, lowest_port=0),)
 
 
-def read_next_hop(text: str) -> tuple[Endpoint]:
-    return (read_endpoint(text, port=25),)
+def read_smart_host(text: str) -> tuple[SmartHost]:
+    """[tls:]HOST[:PORT].  Port 465 speaks TLS from the first byte, said or not (RFC 8314 7.3)."""
+    plain = text.removeprefix("tls:")
+    host, port = read_endpoint(plain, port=25 if plain == text else IMPLICIT_TLS_PORT)
+    return (SmartHost(host, port, plain != text or port == IMPLICIT_TLS_PORT),)
 
 
 def read_resolver(text: str) -> tuple[Endpoint]:
@@ -200,6 +215,30 @@ def read_hostname(text: str) -> str:
     if not _HOSTNAME.fullmatch(text) or _is_address(text):
         raise ValueError("is not a host name")
     return text
+
+
+def read_destination(text: str) -> str:
+    """A recipient's domain as deliveries have it: lower case, A-labels (RFC 5891).  An address
+    literal keeps its brackets."""
+    name = text.lower().removesuffix(".")
+    if name.startswith("[") and name.endswith("]"):
+        address = name[1:-1].removeprefix("ipv6:")
+        if _is_address(address) and (":" in address) == name.startswith("[ipv6:"):
+            return name
+        raise ValueError("is not an address literal")
+    try:
+        name = name if name.isascii() else idna.encode(name).decode()
+    except idna.IDNAError:
+        raise ValueError("is not a domain") from None
+    if not _LOOKED_UP.fullmatch(name):
+        raise ValueError("is not a domain")
+    return name
+
+
+def read_switch(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError("is neither yes nor no")
+    return text == "yes"
 
 
 def read_path(text: str) -> str:

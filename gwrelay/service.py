@@ -29,6 +29,7 @@ from gwrelay.mx.exchanges import Rules
 from gwrelay.mx.ourselves import own_address_test
 from gwrelay.mx.policy import MXPolicy
 from gwrelay.mx.resolver import DNSResolver
+from gwrelay.outbound import build_security, warn_of_passwords
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.retry import RetryPolicy
@@ -68,6 +69,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._security = build_security(settings)
+        warn_of_passwords(settings)
         directory = _own_directory(settings.spool)
         self.events = EventLog(settings.events)
         try:
@@ -190,7 +193,7 @@ class Service:
             self._queue,
             calculator=self._calculator,
             routes=Routes(smarthosts),
-            factory=ESMTPManagedRelayerFactory(relayers),
+            factory=ESMTPManagedRelayerFactory(relayers, security=self._security),
             max_connections=settings.concurrency,
             max_site_connections=settings.site_concurrency,
             dns_concurrency=settings.dns_concurrency,

@@ -9,7 +9,7 @@ import pytest
 from gwrelay.config import SECTIONS, TABLE, Settings, load
 from gwrelay.errors import ConfigError
 from gwrelay.mx.denied import DEFAULT_NETWORKS
-from gwrelay.notation import Endpoint, FreeSpace
+from gwrelay.notation import Endpoint, FreeSpace, SmartHost
 
 NEEDED = {"spool": ["/var/spool/gwrelay"]}
 FIELDS = {setting.flag: field for field, setting in TABLE.items()}
@@ -138,27 +138,33 @@ def test_a_bad_listen_address_is_refused_with_an_example(text, complaint):
 @pytest.mark.parametrize(
     ("text", "endpoint"),
     [
-        ("mx.example", Endpoint("mx.example", 25)),
-        ("mx.example:587", Endpoint("mx.example", 587)),
-        ("smart_host", Endpoint("smart_host", 25)),
-        ("192.0.2.1", Endpoint("192.0.2.1", 25)),
-        ("192.0.2.1:2526", Endpoint("192.0.2.1", 2526)),
-        ("2001:db8::1", Endpoint("2001:db8::1", 25)),
-        ("[2001:db8::1]", Endpoint("2001:db8::1", 25)),
-        ("[2001:db8::1]:26", Endpoint("2001:db8::1", 26)),
+        ("mx.example", SmartHost("mx.example", 25)),
+        ("mx.example:587", SmartHost("mx.example", 587)),
+        ("smart_host", SmartHost("smart_host", 25)),
+        ("192.0.2.1", SmartHost("192.0.2.1", 25)),
+        ("192.0.2.1:2526", SmartHost("192.0.2.1", 2526)),
+        ("2001:db8::1", SmartHost("2001:db8::1", 25)),
+        ("[2001:db8::1]", SmartHost("2001:db8::1", 25)),
+        ("[2001:db8::1]:26", SmartHost("2001:db8::1", 26)),
+        ("tls:mx.example", SmartHost("mx.example", 465, True)),
+        ("tls:mx.example:4650", SmartHost("mx.example", 4650, True)),
+        ("tls:[2001:db8::1]:26", SmartHost("2001:db8::1", 26, True)),
+        ("mx.example:465", SmartHost("mx.example", 465, True)),
     ],
 )
-def test_a_smart_host_is_on_port_25_unless_it_says_otherwise(text, endpoint):
+def test_a_smart_host_is_on_port_25_without_implicit_tls_unless_it_says_otherwise(text, endpoint):
     assert value_of("smarthost", text) == (endpoint,)
 
 
 @pytest.mark.parametrize(
-    "text", ["mx.example:0", "mx.example:99999", "[mx.example]", "mx..example"]
+    "text", ["mx.example:0", "mx.example:99999", "[mx.example]", "mx..example", "tls:", "smtp:mx"]
 )
 def test_a_bad_smart_host_is_refused_with_an_example(text):
     (problem,) = problems_of({"smarthost": [text]})
     assert problem.startswith(f"--smarthost: {text!r} ")
-    assert problem.endswith("write HOST[:PORT], like mx.example:587 or [::1]:25")
+    assert problem.endswith(
+        "write HOST[:PORT], like mx.example:587 or [::1]:25, or tls:HOST[:PORT]"
+    )
 
 
 def test_a_resolver_is_an_address_on_port_53_unless_it_says_otherwise():
@@ -335,7 +341,7 @@ def test_every_setting_takes_its_default_as_a_flag_a_variable_and_a_key(field):
 
 
 def test_the_table_and_settings_have_the_same_fields_in_the_same_order():
-    assert tuple(TABLE) == Settings.__struct_fields__
+    assert (*TABLE, "destinations") == Settings.__struct_fields__
 
 
 def test_every_field_is_named_after_its_flag_and_ends_in_its_unit():
@@ -386,7 +392,7 @@ def test_a_flag_beats_a_variable_beats_the_file_beats_the_default():
 
 def test_a_list_from_a_higher_source_replaces_the_lower_one_whole():
     loaded = load_with({"smarthost": ["a"]}, {"GWRELAY_SMARTHOST": "b,c"}, 'smarthost = ["d"]')
-    assert loaded.settings.smarthost == (Endpoint("a", 25),)
+    assert loaded.settings.smarthost == (SmartHost("a", 25),)
 
 
 def test_an_empty_variable_clears_a_list_that_may_be_empty():
@@ -432,7 +438,7 @@ def test_the_file_takes_text_numbers_and_lists():
     assert settings.mx_refresh_ahead_share == 0.5
     assert settings.client_timeout_s == 300.0
     assert settings.idle_timeout_s == 0.0
-    assert settings.smarthost == (Endpoint("a", 26), Endpoint("b", 25))
+    assert settings.smarthost == (SmartHost("a", 26), SmartHost("b", 25))
     assert len(settings.relay_from) == 2
 
 

@@ -102,6 +102,7 @@ def test_an_event_says_who_said_what_and_when():
         "destination": "b.example",
         "exchange": "mx.b.example",
         "address": "192.0.2.1",
+        "tls": "",
         "stage": "dot",
         "reply": "250 2.0.0 Ok: 42",
         "attempt": 1,

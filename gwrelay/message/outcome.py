@@ -50,6 +50,9 @@ class Outcome(NamedTuple):
     #: Who said so: the exchange's name and the address used; "" when nobody was reached.
     exchange: str = ""
     address: str = ""
+    #: How the session was protected when this was said: version, cipher, and "verified" or
+    #: "unverified"; "" in the clear.
+    tls: str = ""
 
 
 def judge(stage: str, reply: Reply) -> Kind:
@@ -75,7 +78,7 @@ def of_loss(lost: ConnectionLost, exchange: str = "", address: str = "") -> Outc
     """A connection that broke: deferred always, and in doubt once the dot was sent."""
     in_doubt = lost.stage == DOT
     text = f"{lost} - possible duplicate" if in_doubt else str(lost)
-    status = "4.4.1" if lost.stage == CONNECT else "4.4.2"
+    status = lost.status or ("4.4.1" if lost.stage == CONNECT else "4.4.2")
     reply = Reply(421, status, text)
     return Outcome(Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address)
 

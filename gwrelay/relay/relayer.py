@@ -6,17 +6,15 @@ tried; what a host says about a recipient is an outcome (RFC 5321 5.1).  It know
 schedules nor bounces: everything ends at its AttemptManager.
 
     SMTPManagedRelayer    HELO, no extensions
-    ESMTPManagedRelayer   EHLO and what it offers; STARTTLS and AUTH when given
+    ESMTPManagedRelayer   EHLO and what it offers; TLS and AUTH as they are demanded
 """
 
 import logging
-import ssl
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gwrelay.errors import ConnectionLost, StoreFailed
+from gwrelay.errors import AccountingError, ConnectionLost, StoreFailed
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
@@ -24,6 +22,8 @@ from gwrelay.message.reply import Reply
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.attempt import AttemptManager
+from gwrelay.relay.greeting import Greeting, PlainGreeting, SecureGreeting, condemns
+from gwrelay.relay.security import Security
 from gwrelay.smtp import transaction
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 
@@ -72,29 +72,31 @@ class RelayerSettings:
     source: str = ""
 
 
-class ManagedRelayerMixin(ABC):
+class ManagedRelayerMixin:
     """Takes deliveries, keeps a session, tells the attempt manager.
 
-    What a subclass adds is how it introduces itself: `greet`.
+    What a subclass adds is how it introduces itself: its `greeting`.
     """
 
     def __init__(
-        self, attempts: AttemptManager, hosts: Hosts, mail: Mail, settings: RelayerSettings
+        self,
+        attempts: AttemptManager,
+        hosts: Hosts,
+        mail: Mail,
+        settings: RelayerSettings,
+        greeting: Greeting,
     ) -> None:
         self.attempts = attempts
         self._hosts = hosts
         self._mail = mail
         self._settings = settings
+        self._greeting = greeting
         self._connection: Connection | None = None
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
         self._batch: Sequence[int] = ()
         #: Set from outside: finish the delivery in hand, then end.
         self.stopping = False
-
-    @abstractmethod
-    def greet(self, connection: Connection) -> Reply:
-        """Introduce ourselves after the banner.  A reply that is not positive ends it."""
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
@@ -232,6 +234,8 @@ class ManagedRelayerMixin(ABC):
                 self._drop()
                 return _unreadable(batch, error)
             self._hosts.mark_good(candidate)
+            if connection.tls:
+                told = [verdict._replace(tls=connection.tls) for verdict in told]
             return dict(zip(batch, told, strict=True))
 
     def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
@@ -240,16 +244,20 @@ class ManagedRelayerMixin(ABC):
 
     def _session(self, candidate: Candidate) -> Connection | Outcome:
         """The session we have, if it may carry another message there, or a new one."""
-        current = self._connection
+        current, delivery = self._connection, self.attempts.in_hand
+        if delivery is None:
+            raise AccountingError("a session is asked for without a delivery")
         if current is not None:
             if (
                 self._leads_to(current, candidate)
                 and self._may_be_kept(current)
+                and self._greeting.suits(current, candidate, delivery)
                 and current.is_quiet()
             ):
                 return current
             self._hang_up()
-        return self._open(candidate)
+        no_use = self._greeting.prepare(candidate, delivery)
+        return no_use or self._open(candidate)
 
     def _may_be_kept(self, connection: Connection) -> bool:
         """Whether it may carry another message, as far as we are concerned."""
@@ -262,28 +270,32 @@ class ManagedRelayerMixin(ABC):
         )
 
     def _open(self, candidate: Candidate) -> Connection | Outcome:
-        """Connect and greet.  A host that cannot be reached, or says "not now", is marked bad;
-        one that says "never" is alive, and only passed over (RFC 5321 3.1)."""
+        """Connect and greet, and when there is another way for the same host, that way."""
+        opened = self._begin(candidate)
+        while isinstance(opened, Outcome) and self._greeting.failed(candidate, opened):
+            opened = self._begin(candidate)
+        return opened
+
+    def _begin(self, candidate: Candidate) -> Connection | Outcome:
         settings = self._settings
-        connection = Connection(
+        connection = self._connection = Connection(
             settings.hostname,
             timeouts_s=settings.timeouts_s,
             reply_max_bytes=settings.reply_max_bytes,
             source=settings.source,
         )
-        self._connection = connection
         try:
-            port = candidate.port or settings.smtp_port
-            reply = connection.open(candidate.address, port, candidate.exchange)
+            reply = self._greeting.connect(connection, candidate)
             if reply.is_positive:
-                reply = self.greet(connection)
+                reply = self._greeting.greet(connection)
             if reply.is_positive:
+                self._greeting.succeeded(connection)
                 return connection
             told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
         except ConnectionLost as lost:
             told = outcome.of_loss(lost, candidate.exchange, candidate.address)
         logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if not told.reply.is_permanent:
+        if condemns(told):
             self._hosts.mark_bad(candidate)
         self._hang_up()
         return told
@@ -302,20 +314,15 @@ class ManagedRelayerMixin(ABC):
 class SMTPManagedRelayer(ManagedRelayerMixin):
     """HELO, and nothing that RFC 821 did not know."""
 
-    def greet(self, connection: Connection) -> Reply:
-        return connection.helo()
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """For AUTH with a smart host."""
-
-    username: str
-    password: str = field(repr=False)
+    def __init__(
+        self, attempts: AttemptManager, hosts: Hosts, mail: Mail, settings: RelayerSettings
+    ) -> None:
+        greeting = PlainGreeting(settings.source, settings.smtp_port)
+        super().__init__(attempts, hosts, mail, settings, greeting)
 
 
 class ESMTPManagedRelayer(ManagedRelayerMixin):
-    """EHLO, then STARTTLS when a context is given, then AUTH when credentials are."""
+    """EHLO and the extensions that are offered, with TLS and AUTH as `security` has them."""
 
     def __init__(
         self,
@@ -323,35 +330,10 @@ class ESMTPManagedRelayer(ManagedRelayerMixin):
         hosts: Hosts,
         mail: Mail,
         settings: RelayerSettings,
-        tls: ssl.SSLContext | None = None,
-        credentials: Credentials | None = None,
+        security: Security,
     ) -> None:
-        super().__init__(attempts, hosts, mail, settings)
-        self._tls = tls
-        self._credentials = credentials
-
-    def greet(self, connection: Connection) -> Reply:
-        reply = connection.ehlo()
-        if reply.is_permanent:
-            # RFC 5321 3.2: a server that knows no EHLO gets HELO.
-            reply = connection.helo()
-        if reply.is_positive and self._tls is not None:
-            reply = self._encrypt(connection, self._tls)
-        if reply.is_positive and self._credentials is not None:
-            reply = self._log_in(connection, self._credentials)
-        return reply
-
-    def _encrypt(self, connection: Connection, context: ssl.SSLContext) -> Reply:
-        """A context that was given is meant: without TLS the mail waits (RFC 3207 4.1)."""
-        if not connection.offers("starttls"):
-            return Reply(454, "4.7.0", "STARTTLS is not offered, and TLS was asked for")
-        reply = connection.starttls(context)
-        return connection.ehlo() if reply.is_positive else reply
-
-    def _log_in(self, connection: Connection, credentials: Credentials) -> Reply:
-        if not connection.is_encrypted:
-            return Reply(454, "4.7.0", "AUTH needs TLS: a password is not sent in the clear")
-        return connection.login(credentials.username, credentials.password)
+        greeting = SecureGreeting(settings.source, settings.smtp_port, security)
+        super().__init__(attempts, hosts, mail, settings, greeting)
 
 
 class SMTPManagedRelayerFactory:
@@ -367,23 +349,18 @@ class SMTPManagedRelayerFactory:
 
 
 class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
+    """`security` None: TLS where it is offered, and no AUTH."""
+
     def __init__(
-        self,
-        settings: RelayerSettings | None = None,
-        *,
-        tls: ssl.SSLContext | None = None,
-        credentials: Credentials | None = None,
+        self, settings: RelayerSettings | None = None, *, security: Security | None = None
     ) -> None:
         super().__init__(settings)
-        self._tls = tls
-        self._credentials = credentials
+        self._security = security or Security()
 
     def build_relayer(
         self, attempts: AttemptManager, hosts: Hosts, mail: Mail
     ) -> ManagedRelayerMixin:
-        return ESMTPManagedRelayer(
-            attempts, hosts, mail, self.settings, self._tls, self._credentials
-        )
+        return ESMTPManagedRelayer(attempts, hosts, mail, self.settings, self._security)
 
 
 def _may_ask_another(verdict: Outcome | None) -> bool:

@@ -4,11 +4,12 @@ Knows nothing of messages; see transaction.py.  What the next hop says comes bac
 Reply, whatever it is; losing the connection, or hearing what is no SMTP, raises
 ConnectionLost with the stage it happened in (RFC 5321 4.5.3.2 gives each its timer).
 
-smtplib is used for what it does well (the EHLO table, STARTTLS, the AUTH mechanisms) and
-kept away from what it does badly: it resolves names itself, applies one timer to each
-read, takes any text for a reply, and forgets recipients when a server says 421.
+smtplib is used for what it does well (the EHLO table, the commands) and kept away from what
+it does badly: it resolves names itself, applies one timer to each read, takes any text for a
+reply, knows no SCRAM, and forgets recipients when a server says 421.
 """
 
+import base64
 import re
 import smtplib
 import socket
@@ -16,10 +17,12 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 
-from gwrelay.errors import ConnectionLost
+from gwrelay.errors import ConnectionLost, SessionRefused
 from gwrelay.message import outcome
 from gwrelay.message.reply import Reply
+from gwrelay.smtp import sasl
 from gwrelay.smtp.replies import ProtocolError, ReplyReader
+from gwrelay.smtp.tls import TlsSocket
 
 #: Seconds for each stage, RFC 5321 4.5.3.2 where it names one.  Connect, STARTTLS and QUIT
 #: are ours.  Ten minutes for the final dot: a shorter timer makes duplicates, because they
@@ -40,6 +43,9 @@ TIMEOUTS_S: Mapping[str, float] = {
 }
 
 RECEIVE_BYTES = 16 * 1024
+
+#: RFC 5321 4.5.3.1.4; an initial response that makes AUTH longer is sent apart (RFC 4954 4).
+_COMMAND_BYTES = 512
 
 
 class _Client(smtplib.SMTP):
@@ -91,9 +97,18 @@ class _Client(smtplib.SMTP):
             self.close()
             raise ConnectionLost(self.stage, _reason(error)) from error
 
+    def deadline(self) -> float:
+        """When the time of the present stage is over, if it begins now."""
+        return self._clock() + self._timeouts_s[self.stage]
+
+    def connected(self) -> socket.socket:
+        if self.sock is None:
+            raise ConnectionLost(self.stage, "connection is closed")
+        return self.sock
+
     def getreply(self) -> tuple[int, bytes]:
         """One reply within the stage's time, however slowly it trickles."""
-        deadline = self._clock() + self._timeouts_s[self.stage]
+        deadline = self.deadline()
         try:
             while (reply := self.reader.next()) is None:
                 self.reader.feed(self._receive(deadline))
@@ -144,13 +159,28 @@ class Connection:
         self.spoiled = False
         #: A transaction was left open: RSET must come before the next MAIL.
         self.needs_rset = False
-        self.is_encrypted = False
+        #: How it is encrypted, for people: version, cipher, "verified" or "unverified".
+        self.tls = ""
+        self.is_verified = False
 
-    def open(self, address: str, port: int, exchange: str) -> Reply:
-        """Connect to `address` and read the banner.  `exchange` is the name TLS verifies."""
+    def open(
+        self,
+        address: str,
+        port: int,
+        exchange: str,
+        *,
+        implicit_tls: ssl.SSLContext | None = None,
+        tls_session: ssl.SSLSession | None = None,
+    ) -> Reply:
+        """Connect to `address` and read the banner.  `exchange` is the name TLS verifies.
+
+        With `implicit_tls` everything is encrypted, the banner too (RFC 8314 3.3).
+        """
         self.exchange, self.address, self.port = exchange, address, port
-        self._client._host = exchange  # type: ignore[attr-defined]  # what starttls() names
         self._client.open(address, port, self._source)
+        if implicit_tls is not None:
+            self._client.stage = outcome.STARTTLS
+            self._encrypt(implicit_tls, tls_session, self._client.deadline())
         return self.read(outcome.BANNER)
 
     @property
@@ -172,37 +202,116 @@ class Connection:
         self._client.helo()
         return self._client.reply
 
-    def starttls(self, context: ssl.SSLContext) -> Reply:
-        """Encrypt; on 220 everything EHLO said is forgotten (RFC 3207 4.2): ask again."""
+    def starttls(self, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Reply:
+        """Encrypt; on 220 everything EHLO said is forgotten (RFC 3207 4.2): ask again.
+
+        Command and handshake have the time of one stage together.  `session` is one that
+        tls_session gave for the same context and exchange.
+        """
         client = self._client
         client.stage = outcome.STARTTLS
-        try:
-            client.starttls(context=context)
-        except smtplib.SMTPResponseException:
-            return client.reply
-        except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot name
+        deadline = client.deadline()
+        if not self.offers("starttls"):
             self.close()
-            raise ConnectionLost(outcome.STARTTLS, f"TLS failed: {_reason(error)}") from error
+            raise SessionRefused(outcome.STARTTLS, "STARTTLS is not offered", "4.7.4")
+        client.putcmd("STARTTLS")
+        client.getreply()
+        if client.reply.code != 220:
+            if client.reply.is_positive:
+                # Neither a refusal nor the go-ahead: going on in the clear is what it asks for.
+                self.close()
+                raise ConnectionLost(outcome.STARTTLS, f"answered by {client.reply}", "4.7.5")
+            return client.reply
         if len(client.reader):
             # Plaintext behind the 220 would be read as if it came through TLS
             # (CVE-2021-38371).
             self.close()
-            raise ConnectionLost(outcome.STARTTLS, "plaintext was sent behind the 220")
-        self.is_encrypted = True
+            raise ConnectionLost(outcome.STARTTLS, "plaintext was sent behind the 220", "4.7.5")
+        self._encrypt(context, session, deadline)
+        client.helo_resp = client.ehlo_resp = None
+        client.esmtp_features.clear()
         return client.reply
 
-    def login(self, username: str, password: str) -> Reply:
-        """AUTH by the best mechanism both know (RFC 4954); any reply but 2xx is a refusal."""
-        self._client.stage = outcome.AUTH
+    def _encrypt(
+        self, context: ssl.SSLContext, session: ssl.SSLSession | None, deadline: float
+    ) -> None:
+        client = self._client
+        # An address literal in a recipient's place has no name; its certificate may have the
+        # address (RFC 9525 6.5).
+        name = self.address if self.exchange.startswith("[") else self.exchange
         try:
-            self._client.login(username, password)
-        except smtplib.SMTPResponseException:
-            return self._client.reply
-        except smtplib.SMTPNotSupportedError as error:
-            return Reply(454, "4.7.0", str(error))
-        except (smtplib.SMTPException, ValueError) as error:
-            # ValueError: a challenge that is not base64, credentials that are not ASCII.
-            return Reply(454, "4.7.0", f"AUTH failed: {error}")
+            encrypted = TlsSocket(client.connected(), context, name, session)
+            encrypted.settimeout(max(deadline - time.monotonic(), 0.001))
+            encrypted.handshake()
+        except (OSError, ValueError) as error:  # ValueError: a name that TLS cannot name
+            self.close()
+            reason = f"TLS failed: {_reason(error)}"
+            raise ConnectionLost(outcome.STARTTLS, reason, "4.7.5") from error
+        client.sock = encrypted  # type: ignore[assignment]  # as far as it is used here
+        self.is_verified = context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
+        self.tls = f"{encrypted.protection} {'verified' if self.is_verified else 'unverified'}"
+
+    @property
+    def is_encrypted(self) -> bool:
+        return bool(self.tls)
+
+    @property
+    def tls_session(self) -> ssl.SSLSession | None:
+        """What shortens the next handshake with this host, once a reply came through TLS."""
+        sock: object = self._client.sock
+        return sock.session if isinstance(sock, TlsSocket) else None
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the handshake was shortened so."""
+        sock: object = self._client.sock
+        return isinstance(sock, TlsSocket) and sock.is_resumed
+
+    def login(self, given: sasl.Credentials) -> Reply:
+        """AUTH (RFC 4954) by the strongest mechanism both know, and when that is refused by the
+        next; any reply but 2xx is the last one's refusal.
+
+        Raises SessionRefused when there is none, or the server does not keep to it.
+        """
+        offered = str(self._client.esmtp_features.get("auth", "")).split()
+        self._client.stage = outcome.AUTH
+        problem = "no AUTH mechanism is offered that we know"
+        reply = None
+        for mechanism in sasl.choose(offered):
+            try:
+                reply = self._authenticate(mechanism(given))
+            except sasl.SaslError as error:
+                problem = f"AUTH {mechanism.name} failed: {error}"
+                continue
+            if not reply.is_permanent:
+                return reply
+        if reply is not None:
+            return reply
+        raise SessionRefused(outcome.AUTH, problem, "4.7.0")
+
+    def _authenticate(self, mechanism: sasl.Mechanism) -> Reply:
+        """One exchange.  A success that the mechanism does not believe is none (RFC 5802 3)."""
+        initial = mechanism.initial
+        line = f"AUTH {mechanism.name}"
+        if initial is not None and len(line) + 3 + 4 * len(initial) // 3 < _COMMAND_BYTES:
+            line, initial = f"{line} {_to_base64(initial)}", None
+        reply = self._ask(line)
+        while reply.code == 334:
+            try:
+                challenge = sasl.from_base64(reply.text)
+                response = mechanism.respond(challenge) if initial is None else initial
+            except sasl.SaslError:
+                self._ask("*")  # RFC 4954 4: cancelled; whatever it says to that
+                raise
+            reply, initial = self._ask(_to_base64(response)), None
+        if reply.is_positive and not mechanism.is_complete:
+            self.close()
+            raise SessionRefused(outcome.AUTH, "the server did not prove itself", "4.7.0")
+        return reply
+
+    def _ask(self, line: str) -> Reply:
+        self._client.putcmd(line)
+        self._client.getreply()
         return self._client.reply
 
     def offers(self, extension: str) -> bool:
@@ -269,6 +378,10 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return self._client.sock is not None
+
+
+def _to_base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode()
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -8,12 +8,9 @@ from gwrelay.errors import StoreFailed
 from gwrelay.message.envelope import Envelope, Message
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.relay.relayer import (
-    Credentials,
-    ESMTPManagedRelayerFactory,
     RelayerSettings,
     SMTPManagedRelayerFactory,
 )
-from support.authority import Authority, make_authority
 from support.mail import CONTENT, envelope
 from support.peer import DROP, POLITE, RESET, STALL, Command, Peer
 from support.relaying import Rig, nobody_listens
@@ -101,88 +98,6 @@ def test_a_server_that_knows_no_ehlo_gets_helo(peer: Peer, reply: str) -> None:
     assert end.kinds == ["delivered"]
     assert verbs(peer)[:2] == ["EHLO", "HELO"]
     assert peer.messages[0].mail_parameters == ""
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("authority"), "mx0.test")
-
-
-def tls_factory(
-    authority: Authority, credentials: Credentials | None = None
-) -> ESMTPManagedRelayerFactory:
-    settings = RelayerSettings("gw.test", idle_timeout_s=0)
-    return ESMTPManagedRelayerFactory(settings, tls=authority.client(), credentials=credentials)
-
-
-@pytest.fixture
-def tls_peer(authority: Authority) -> Iterator[Peer]:
-    with Peer(tls=authority.server(), extensions=("PIPELINING", "AUTH PLAIN LOGIN")) as peer:
-        yield peer
-
-
-def test_tls_and_auth_are_used_when_they_are_given(tls_peer: Peer, authority: Authority) -> None:
-    rig = Rig(tls_peer, factory=tls_factory(authority, Credentials("me", "secret")))
-    [end] = rig.relay(to("x"))
-    assert end.kinds == ["delivered"]
-    assert tls_peer.messages[0].tls
-    assert tls_peer.messages[0].user
-    assert verbs(tls_peer)[:4] == ["EHLO", "STARTTLS", "EHLO", "AUTH"]
-
-
-def test_tls_demanded_and_not_offered_defers(peer: Peer, authority: Authority) -> None:
-    rig = Rig(peer, factory=tls_factory(authority))
-    [end] = rig.relay(to("x"))
-    assert end.kinds == ["deferred"]
-    assert "STARTTLS is not offered" in end.replies[0]
-    assert "MAIL" not in verbs(peer)
-    assert rig.is_bad(peer)
-
-
-@pytest.mark.parametrize("reply", ["454 4.7.0 not now", "554 5.7.0 never", DROP])
-def test_tls_refused_defers_and_nothing_goes_in_the_clear(
-    tls_peer: Peer, reply: str, authority: Authority
-) -> None:
-    tls_peer.always("STARTTLS", reply)
-    [end] = Rig(tls_peer, factory=tls_factory(authority)).relay(to("x"))
-    assert end.kinds == ["deferred"]
-    assert "MAIL" not in verbs(tls_peer)
-
-
-def test_a_certificate_of_another_name_defers(tls_peer: Peer, authority: Authority) -> None:
-    other = ("127.0.0.1", nobody_listens()[1])
-    rig = Rig(other, tls_peer, factory=tls_factory(authority))  # the peer is mx1.test here
-    [end] = rig.relay(to("x"))
-    assert end.kinds == ["deferred"]
-    assert "mx1.test" in end.replies[0]
-    assert rig.is_bad(tls_peer)
-
-
-def test_auth_demanded_and_not_offered_defers(tls_peer: Peer, authority: Authority) -> None:
-    tls_peer.extensions = ("PIPELINING", "STARTTLS")
-    [end] = Rig(tls_peer, factory=tls_factory(authority, Credentials("me", "secret"))).relay(
-        to("x")
-    )
-    assert end.kinds == ["deferred"]
-    assert "MAIL" not in verbs(tls_peer)
-
-
-def test_auth_refused_defers(tls_peer: Peer, authority: Authority) -> None:
-    tls_peer.always("AUTH", "535 5.7.8 wrong")
-    [end] = Rig(tls_peer, factory=tls_factory(authority, Credentials("me", "secret"))).relay(
-        to("x")
-    )
-    assert end.kinds == ["deferred"]
-    assert "535 5.7.8 wrong" in end.replies[0]
-
-
-def test_a_password_is_not_sent_in_the_clear(peer: Peer) -> None:
-    peer.extensions = ("AUTH PLAIN LOGIN",)
-    settings = RelayerSettings("gw.test", idle_timeout_s=0)
-    factory = ESMTPManagedRelayerFactory(settings, credentials=Credentials("me", "secret"))
-    [end] = Rig(peer, factory=factory).relay(to("x"))
-    assert end.kinds == ["deferred"]
-    assert verbs(peer) == ["EHLO", "QUIT"]
 
 
 # -- one session, many messages ----------------------------------------------------------------

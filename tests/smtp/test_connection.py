@@ -1,60 +1,16 @@
-"""One session with a next hop, against a scripted one: greeting, timers, TLS, AUTH, goodbye."""
+"""One session with a next hop, against a scripted one: greeting, timers, goodbye."""
 
-import base64
-import gc
-import hmac
 import resource
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from gwrelay.errors import ConnectionLost
-from gwrelay.message.envelope import Envelope, Recipient
-from gwrelay.message.outcome import Kind
-from gwrelay.smtp.connection import TIMEOUTS_S, Connection
-from gwrelay.smtp.transaction import Transaction, send
-from support.authority import Authority, make_authority
-from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer
+from gwrelay.smtp.connection import Connection
+from support.peer import DROP, POLITE, RESET, STALL, Pause, Peer
 from support.processes import await_true
-
-MX = "mx.peer.example"
-
-#: Long enough for anything on loopback, short enough for a failing test.
-PATIENCE_S = 10.0
-#: A stage's whole time in the tests that let it run out, and what that may take at most.
-SHORT_S = 0.15
-SOON_S = 3.0
-
-
-def connection(source: str = "", reply_max_bytes: int = 64 * 1024, **short: float) -> Connection:
-    timeouts_s = dict.fromkeys(TIMEOUTS_S, PATIENCE_S) | short
-    return Connection(
-        "gw.example", timeouts_s=timeouts_s, source=source, reply_max_bytes=reply_max_bytes
-    )
-
-
-def opened(peer: Peer, **short: float) -> Connection:
-    made = connection(**short)
-    assert made.open(*peer.address, MX).is_positive
-    return made
-
-
-def greeted(peer: Peer, **short: float) -> Connection:
-    made = opened(peer, **short)
-    assert made.ehlo().code == 250
-    return made
-
-
-def lost(action: Callable[[], object]) -> ConnectionLost:
-    """The loss that `action` ends in, and soon."""
-    started = time.monotonic()
-    with pytest.raises(ConnectionLost) as caught:
-        action()
-    assert time.monotonic() - started < SOON_S
-    return caught.value
+from support.sessions import MX, PATIENCE_S, SHORT_S, SOON_S, connection, greeted, lost, opened
 
 
 @pytest.fixture
@@ -369,254 +325,6 @@ def test_a_session_is_spoiled_by_what_says_so(
     assert made.spoiled is spoiled
 
 
-# -- STARTTLS -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("authority"), MX)
-
-
-@pytest.fixture
-def tls_peer(authority: Authority) -> Iterator[Peer]:
-    extensions = (*EXTENSIONS, "AUTH PLAIN LOGIN")
-    with Peer(tls=authority.server(), extensions=extensions) as made:
-        yield made
-
-
-def unverified() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def test_starttls_verifies_the_exchange_and_names_it(tls_peer: Peer, authority: Authority) -> None:
-    named: list[str | None] = []
-    assert tls_peer.tls is not None
-    tls_peer.tls.sni_callback = lambda _sock, name, _context: named.append(name)
-    made = greeted(tls_peer)
-
-    assert made.starttls(authority.client()).code == 220
-    assert made.is_encrypted
-    assert made.ehlo().code == 250
-    assert named == [MX]
-    made.quit()
-
-
-def test_everything_ehlo_said_is_forgotten_after_tls(tls_peer: Peer, authority: Authority) -> None:
-    made = greeted(tls_peer)
-    assert made.offers("starttls")
-    made.starttls(authority.client())
-
-    for extension in ("starttls", "pipelining", "size", "auth"):
-        assert not made.offers(extension)
-    assert made.size_limit_bytes == 0
-    made.ehlo()
-    assert made.offers("pipelining")
-    assert not made.offers("starttls")
-    assert tls_peer.verbs() == ["EHLO", "STARTTLS", "EHLO"]
-
-
-def test_a_large_message_and_a_second_one_go_over_tls(tls_peer: Peer, authority: Authority) -> None:
-    """Session tickets arrive unasked, and must not pass for something the server said."""
-    made = greeted(tls_peer)
-    made.starttls(authority.client())
-    made.ehlo()
-    content = b"x" * 78 + b"\r\n"
-    for pieces in ([content * 1000] * 10, [content]):
-        envelope = Envelope("a@b.example", (Recipient("c@d.example"),))
-        sending = Transaction(envelope, envelope.recipients, sum(map(len, pieces)), pieces)
-        assert made.is_quiet()
-        assert [told.kind for told in send(made, sending)] == [Kind.DELIVERED]
-
-    assert [len(arrival.content) for arrival in tls_peer.messages] == [800_000, 80]
-    assert all(arrival.tls for arrival in tls_peer.messages)
-
-
-def test_an_unverified_context_takes_any_certificate(tls_peer: Peer) -> None:
-    made = connection()
-    made.open(*tls_peer.address, "other.example")
-    made.ehlo()
-    made.starttls(unverified())
-    assert made.is_encrypted
-
-
-@pytest.mark.parametrize(
-    ("exchange", "trusted", "reason"),
-    [("other.example", True, "hostname mismatch"), (MX, False, "self-signed|unable to get")],
-)
-def test_a_wrong_certificate_loses_the_connection_and_says_why(
-    tls_peer: Peer, authority: Authority, exchange: str, trusted: bool, reason: str
-) -> None:
-    made = connection()
-    made.open(*tls_peer.address, exchange)
-    made.ehlo()
-    context = authority.client() if trusted else ssl.create_default_context()
-    with pytest.raises(ConnectionLost, match=f"(?i){reason}") as caught:
-        made.starttls(context)
-    assert caught.value.stage == "starttls"
-    assert not made.is_open
-    assert not made.is_encrypted
-
-
-@pytest.mark.parametrize("exchange", ["", ".", ".example", "a..example", "x" * 64 + ".example"])
-def test_an_exchange_that_tls_cannot_name_loses_the_connection(
-    tls_peer: Peer, authority: Authority, exchange: str
-) -> None:
-    made = connection()
-    made.open(*tls_peer.address, exchange)
-    made.ehlo()
-    assert lost(lambda: made.starttls(authority.client())).stage == "starttls"
-    assert not made.is_open
-    gc.collect()  # the exception holds the socket that ssl was about to wrap
-
-
-@pytest.mark.parametrize("refusal", ["454 4.7.0 not now", "501 5.5.4 eh", "421 4.3.2 bye"])
-def test_a_refused_starttls_is_a_reply(tls_peer: Peer, authority: Authority, refusal: str) -> None:
-    tls_peer.once("STARTTLS", refusal)
-    made = greeted(tls_peer)
-    assert str(made.starttls(authority.client())) == refusal
-    assert not made.is_encrypted
-    assert made.stage == "starttls"
-
-
-def test_plaintext_behind_the_220_is_refused(tls_peer: Peer, authority: Authority) -> None:
-    """faults 15, CVE-2021-38371"""
-    tls_peer.once("STARTTLS", b"220 go\r\n250-injected\r\n250 AUTH PLAIN\r\n")
-    made = greeted(tls_peer)
-    assert lost(lambda: made.starttls(authority.client())).stage == "starttls"
-    assert not made.is_open
-    assert not made.is_encrypted
-
-
-def test_plaintext_instead_of_a_handshake_is_refused(peer: Peer, authority: Authority) -> None:
-    peer.always("STARTTLS", (b"220 go\r\n", Pause(0.05), b"250 injected\r\n", POLITE))
-    peer.extensions += ("STARTTLS",)
-    made = greeted(peer)
-    assert lost(lambda: made.starttls(authority.client())).stage == "starttls"
-    assert not made.is_open
-
-
-@pytest.mark.parametrize("answer", [("220 go", STALL), STALL])
-def test_a_handshake_that_hangs_ends_at_its_time(
-    tls_peer: Peer, authority: Authority, answer: object
-) -> None:
-    tls_peer.once("STARTTLS", answer)
-    made = greeted(tls_peer, starttls=SHORT_S)
-    told = lost(lambda: made.starttls(authority.client()))
-    assert told.stage == "starttls"
-    assert "timed out" in told.reason
-    assert not made.is_open
-
-
-@pytest.mark.parametrize("answer", [("220 go", DROP), ("220 go", RESET), DROP])
-def test_a_handshake_that_breaks_loses_the_connection(
-    tls_peer: Peer, authority: Authority, answer: object
-) -> None:
-    tls_peer.once("STARTTLS", answer)
-    made = greeted(tls_peer)
-    assert lost(lambda: made.starttls(authority.client())).stage == "starttls"
-    assert not made.is_open
-
-
-def test_starttls_that_is_not_offered_never_goes_on_in_the_clear(
-    peer: Peer, authority: Authority
-) -> None:
-    made = greeted(peer)
-    assert lost(lambda: made.starttls(authority.client())).stage == "starttls"
-    assert not made.is_encrypted
-    assert "STARTTLS" not in peer.verbs()
-
-
-# -- AUTH ---------------------------------------------------------------------------------
-
-CHALLENGE = base64.b64encode(b"<1896.697170952@peer.example>").decode()
-
-
-def cram_md5_answer(username: str, password: str) -> str:
-    digest = hmac.new(password.encode(), base64.b64decode(CHALLENGE), "md5").hexdigest()
-    return base64.b64encode(f"{username} {digest}".encode()).decode()
-
-
-def with_auth(mechanisms: str) -> Peer:
-    return Peer(extensions=(*EXTENSIONS, f"AUTH {mechanisms}"))
-
-
-@pytest.mark.parametrize("mechanisms", ["PLAIN", "LOGIN", "LOGIN PLAIN", "SCRAM-SHA-256 PLAIN"])
-def test_auth_by_a_mechanism_both_know(mechanisms: str) -> None:
-    with with_auth(mechanisms) as peer:
-        made = greeted(peer)
-        assert made.login("user", "secret").code == 235
-        assert made.stage == "auth"
-
-
-def test_auth_by_cram_md5_never_says_the_password() -> None:
-    with with_auth("PLAIN CRAM-MD5") as peer:
-        answer = cram_md5_answer("user", "secret")
-        peer.once("AUTH", f"334 {CHALLENGE}").once(answer.upper(), "235 2.7.0 welcome")
-        assert greeted(peer).login("user", "secret").code == 235
-        assert [c.line for c in peer.commands[1:]] == [b"AUTH CRAM-MD5", answer.encode()]
-
-
-@pytest.mark.parametrize("refusal", ["535 5.7.8 no", "454 4.7.0 later", "534 5.7.9 too weak"])
-def test_refused_credentials_are_a_reply(refusal: str) -> None:
-    with with_auth("PLAIN LOGIN") as peer:
-        peer.always("AUTH", refusal)
-        assert str(greeted(peer).login("user", "wrong")) == refusal
-
-
-def test_after_a_refused_mechanism_the_next_is_tried() -> None:
-    with with_auth("PLAIN LOGIN") as peer:
-        peer.once("AUTH", "535 5.7.8 not by PLAIN")
-        assert greeted(peer).login("user", "secret").code == 235
-        assert peer.verbs().count("AUTH") == 2
-
-
-@pytest.mark.parametrize("mechanisms", ["", "GSSAPI", "XOAUTH2 NTLM"])
-def test_no_common_mechanism_defers_before_anything_is_said(mechanisms: str) -> None:
-    with with_auth(mechanisms) if mechanisms else Peer() as peer:
-        reply = greeted(peer).login("user", "secret")
-        assert reply.is_temporary
-        assert reply.status == "4.7.0"
-        assert "AUTH" not in peer.verbs()
-
-
-@pytest.mark.parametrize("challenge", ["334 a", "334 abcde", "334 abc"])
-def test_a_challenge_that_is_no_base64_defers(challenge: str) -> None:
-    with with_auth("CRAM-MD5") as peer:
-        peer.once("AUTH", challenge)
-        reply = greeted(peer).login("user", "secret")
-        assert reply.is_temporary
-        assert reply.status == "4.7.0"
-
-
-@pytest.mark.parametrize("mechanism", ["PLAIN", "CRAM-MD5"])
-def test_credentials_that_cannot_be_sent_defer(mechanism: str) -> None:
-    with with_auth(mechanism) as peer:
-        peer.once("AUTH", f"334 {CHALLENGE}")
-        reply = greeted(peer).login("user", "geheimnißvoll")
-        assert reply.is_temporary
-        assert reply.status == "4.7.0"
-
-
-def test_endless_challenges_end_and_defer() -> None:
-    answer = base64.b64encode(b"\0user\0secret").decode()
-    with with_auth("PLAIN") as peer:
-        peer.always("AUTH", "334 ").always(answer.upper(), "334 ")
-        reply = greeted(peer).login("user", "secret")
-        assert reply.is_temporary
-        assert len(peer.commands) < 20
-
-
-@pytest.mark.parametrize("answer", [DROP, STALL])
-def test_a_connection_lost_in_auth_is_lost_at_auth(answer: object) -> None:
-    with with_auth("PLAIN") as peer:
-        peer.once("AUTH", answer)
-        made = greeted(peer, auth=SHORT_S)
-        assert lost(lambda: made.login("user", "secret")).stage == "auth"
-
-
 # -- idle, and goodbye --------------------------------------------------------------------
 
 
@@ -645,14 +353,6 @@ def test_a_close_meanwhile_makes_it_unquiet(peer: Peer, end: object) -> None:
     await_true(lambda: not made.is_quiet(), "it is noticed")
 
 
-def test_a_421_over_tls_makes_it_unquiet(tls_peer: Peer, authority: Authority) -> None:
-    made = greeted(tls_peer)
-    made.starttls(authority.client())
-    tls_peer.once("EHLO", (POLITE, Pause(0.05), "421 4.4.2 idle too long"))
-    made.ehlo()
-    await_true(lambda: not made.is_quiet(), "it is noticed")
-
-
 def test_a_session_that_is_closed_is_not_quiet(peer: Peer) -> None:
     made = greeted(peer)
     made.close()
@@ -668,15 +368,6 @@ def test_quit_is_said_and_not_waited_for(peer: Peer) -> None:
     assert time.monotonic() - started < SOON_S
     assert not made.is_open
     peer.wait_for(lambda p: p.verbs() == ["EHLO", "QUIT"] and p.open == 0)
-
-
-def test_quit_over_tls_waits_for_nobody_either(tls_peer: Peer, authority: Authority) -> None:
-    tls_peer.once("QUIT", STALL)
-    made = greeted(tls_peer)
-    made.starttls(authority.client())
-    made.quit()
-    assert not made.is_open
-    tls_peer.wait_for(lambda p: p.verbs()[-1] == "QUIT" and p.open == 0)
 
 
 def test_quit_after_a_loss_and_twice_is_no_trouble(peer: Peer) -> None:

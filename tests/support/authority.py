@@ -1,4 +1,4 @@
-"""A certificate authority made for one test run, and a server's certificate it has signed.
+"""A certificate authority made for one test run, and servers' certificates it has signed, or not.
 
 Made with the openssl command, since the standard library cannot; nothing secret is kept.
 """
@@ -20,31 +20,53 @@ class Authority(NamedTuple):
     key: Path
 
     def server(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.certificate, self.key)
-        return context
+        return server_context(self.certificate, self.key)
 
     def client(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.ca))
+
+    def certify(self, server_name: str, *, days: int = 30) -> "Authority":
+        """Another server's; `days` -1 is over already."""
+        place = self.ca.parent
+        stem = f"{server_name}-{days}"
+        made = self._replace(certificate=place / f"{stem}.pem", key=place / f"{stem}.key")
+        request, extensions = place / f"{stem}.csr", place / f"{stem}.ext"
+        subject = ("-subj", f"/CN={server_name}")
+        _openssl("req", *_ELLIPTIC, "-keyout", made.key, "-out", request, *subject)
+        kind = "IP" if server_name.replace(".", "").isdigit() else "DNS"
+        extensions.write_text(f"subjectAltName={kind}:{server_name}\n")
+        ca = ("-CA", self.ca, "-CAkey", place / "ca.key", "-CAcreateserial")
+        _openssl(
+            *("x509", "-req", "-in", request, *ca, "-days", str(days)),
+            *("-out", made.certificate, "-extfile", extensions),
+        )
+        return made
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+_ELLIPTIC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 def make_authority(place: Path, server_name: str) -> Authority:
     """In the directory `place`; skips the test where openssl is missing."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command: apt-get install openssl")
-    ca, ca_key = place / "ca.pem", place / "ca.key"
-    made = Authority(ca, place / "mx.pem", place / "mx.key")
-    elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    _openssl("req", "-x509", *elliptic, "-keyout", ca_key, "-out", ca, "-subj", "/CN=Test CA")
-    request = place / "mx.csr"
-    _openssl("req", *elliptic, "-keyout", made.key, "-out", request, "-subj", f"/CN={server_name}")
-    extensions = place / "extensions"
-    extensions.write_text(f"subjectAltName=DNS:{server_name}\n")
+    made = self_signed(place / "ca.pem", place / "ca.key", "Test CA")
+    return made.certify(server_name)
+
+
+def self_signed(certificate: Path, key: Path, name: str) -> Authority:
+    """A certificate that only it vouches for."""
     _openssl(
-        "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
-        "-out", made.certificate, "-extfile", extensions,
-    )  # fmt: skip
-    return made
+        *("req", "-x509", *_ELLIPTIC, "-keyout", key, "-out", certificate),
+        *("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name.replace(' ', '-')}"),
+    )
+    return Authority(certificate, certificate, key)
 
 
 def _openssl(*arguments: str | Path) -> None:

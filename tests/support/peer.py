@@ -25,6 +25,7 @@ Replies to pipelined commands leave together.  A message counts as accepted when
 its final dot was positive, whether or not the client stays to hear it.
 """
 
+import base64
 import contextlib
 import re
 import socket
@@ -35,6 +36,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from scramp import ScramException, ScramMechanism
 
 EXTENSIONS = ("PIPELINING", "SIZE 104857600", "8BITMIME", "ENHANCEDSTATUSCODES", "DSN")
 
@@ -107,11 +110,14 @@ class Peer:
         name: str = "peer.example",
         extensions: tuple[str, ...] = EXTENSIONS,
         tls: ssl.SSLContext | None = None,
+        implicit_tls: bool = False,
         backlog: int = 1024,
     ) -> None:
         self.host, self.port, self.name = host, port, name
         self.extensions = extensions + (("STARTTLS",) if tls else ())
         self.tls = tls
+        #: Whether `tls` begins with the connection.
+        self.implicit_tls = implicit_tls
         self.backlog = backlog
         self._changed = threading.Condition()
         self._once: dict[str, deque[Answer]] = {}
@@ -162,6 +168,10 @@ class Peer:
             else:
                 answer = self._always.get(command.verb, POLITE)
         return answer(command) if callable(answer) and not isinstance(answer, str) else answer
+
+    def _has_script(self, stage: str) -> bool:
+        with self._changed:
+            return bool(self._once.get(stage)) or self._always.get(stage, POLITE) is not POLITE
 
     # -- what a test asks ---------------------------------------------------------------
 
@@ -316,6 +326,8 @@ class _Session:
         self.rcpt_parameters: list[str] = []
 
     def run(self) -> None:
+        if self.peer.implicit_tls and self.peer.tls is not None:
+            self.sock = self.peer.tls.wrap_socket(self.sock, server_side=True)
         self._answer(Command(self.number, "CONNECT", b""), f"220 {self.peer.name} ESMTP")
         while True:
             line = self._line()
@@ -406,15 +418,32 @@ class _Session:
             self._reset()
 
     def _auth(self, command: Command, argument: str) -> None:
-        """PLAIN and LOGIN, any credentials; the script may say 535 instead."""
+        """PLAIN and LOGIN, any credentials; SCRAM-SHA-256, any user whose password is "secret";
+        the script may say 535 instead."""
         mechanism, _, initial = argument.partition(" ")
         if mechanism.upper() == "PLAIN" and not initial:
             initial = self._ask("334 ")
         elif mechanism.upper() == "LOGIN":
             initial = initial or self._ask("334 VXNlcm5hbWU6")
             self._ask("334 UGFzc3dvcmQ6")
+        elif mechanism.upper() == "SCRAM-SHA-256" and not self.peer._has_script("AUTH"):
+            self._scram(initial)
         if self._answer(command, "235 2.7.0 welcome"):
             self.user = initial
+
+    def _scram(self, initial: str) -> None:
+        """By another's implementation than the one under test."""
+        scram = ScramMechanism("SCRAM-SHA-256")
+        server = scram.make_server(lambda _user: scram.make_auth_info("secret"))
+        server.set_client_first(base64.b64decode(initial).decode())
+        final = self._ask(f"334 {_base64(server.get_server_first())}")
+        try:
+            server.set_client_final(base64.b64decode(final).decode())
+        except ScramException:
+            self._say("535 5.7.8 wrong")
+            self._flush()
+            raise _GoneError from None
+        self._ask(f"334 {_base64(server.get_server_final())}")
 
     def _unknown(self, command: Command, _argument: str) -> None:
         self._answer(command, "500 5.5.2 what?")
@@ -495,6 +524,10 @@ class _Session:
         stuffed = bytes(self.unread[: end + 2])
         del self.unread[: end + 5]
         return stuffed.replace(b"\r\n.", b"\r\n")[2:]
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def _hang_up(sock: socket.socket) -> None:

@@ -168,6 +168,77 @@ postlog   unix-dgram n - n - 1 postlogd
         return self.running.output.count("status=sent")
 
 
+class Dovecot(_Server):
+    """Judges passwords for a Postfix, over a socket in that one's queue.
+
+    It knows one `user`, by the mechanisms named.
+    """
+
+    CONFIGURATION = """\
+base_dir = {directory}/run
+state_dir = {directory}/state
+log_path = /dev/stderr
+protocols =
+ssl = no
+disable_plaintext_auth = no
+default_internal_user = dovecot
+default_login_user = dovenull
+auth_mechanisms = {mechanisms}
+auth_failure_delay = 0
+passdb {{
+  driver = passwd-file
+  args = scheme=PLAIN username_format=%u {directory}/users
+}}
+userdb {{
+  driver = static
+  args = uid=dovecot gid=dovecot home=/nonexistent
+}}
+service auth {{
+  unix_listener {socket} {{
+    mode = 0660
+    user = postfix
+    group = postfix
+  }}
+}}
+"""
+
+    def __init__(
+        self, directory: Path, socket: Path, mechanisms: str, user: tuple[str, str]
+    ) -> None:
+        self.program = program("dovecot")
+        need_root("Dovecot gives its processes users of its own")
+        self.directory, self.socket = directory, socket
+        self.mechanisms, self.user = mechanisms, user
+
+    #: What a Postfix is to be set to, beside the path of the socket.
+    SMTPD: Mapping[str, str] = {
+        "smtpd_sasl_type": "dovecot",
+        "smtpd_sasl_auth_enable": "yes",
+        "smtpd_sasl_path": "private/auth",
+        "smtpd_sasl_security_options": "noanonymous",
+        "smtpd_tls_auth_only": "yes",
+        "smtpd_recipient_restrictions": "permit_sasl_authenticated,reject",
+    }
+
+    def start(self) -> None:
+        for directory in (self.directory, self.socket.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        shutil.chown(self.socket.parent, "postfix")
+        users = self.directory / "users"
+        users.write_text(":".join(self.user) + "\n")
+        shutil.chown(users, "dovecot")
+        configuration = self.directory / "dovecot.conf"
+        configuration.write_text(
+            self.CONFIGURATION.format(
+                directory=self.directory, socket=self.socket, mechanisms=self.mechanisms
+            )
+        )
+        self.running = Program(
+            [self.program, "-F", "-c", str(configuration)], self.directory / "dovecot.log"
+        )
+        self.running.await_ready(self.socket.exists)
+
+
 class Exim(_Server):
     """Takes mail from loopback at `port` and hands all of it to `relay_host` ("host:port").
 
@@ -193,7 +264,7 @@ local_interfaces = 127.0.0.1
 host_lookup =
 rfc1413_hosts =
 disable_ipv6 = true
-tls_advertise_hosts =
+{tls}
 accept_8bitmime = true
 acl_smtp_rcpt = accept
 acl_smtp_data = accept
@@ -222,10 +293,16 @@ begin retry
 * * F,1h,2s
 """
 
-    def __init__(self, directory: Path, relay_host: str) -> None:
+    def __init__(
+        self, directory: Path, relay_host: str, certificate: tuple[Path, Path] | None = None
+    ) -> None:
+        """With a `certificate` and its key (files that anybody may read) it offers STARTTLS."""
         self.program = self._find()
         need_root("Exim gives its daemons its own user")
         self.directory = directory
+        self.tls = "tls_advertise_hosts ="
+        if certificate:
+            self.tls += " *\ntls_certificate = {}\ntls_privatekey = {}".format(*certificate)
         self.port = free_port()
         self.relay_host, _, self.relay_port = relay_host.rpartition(":")
 
@@ -256,6 +333,7 @@ begin retry
                 user=user.pw_uid,
                 group=user.pw_gid,
                 program=self.program,
+                tls=self.tls,
                 directory=self.directory,
                 port=self.port,
                 relay_host=self.relay_host,
