@@ -50,6 +50,8 @@ class Outcome(NamedTuple):
     #: Who said so: the exchange's name and the address used; "" when nobody was reached.
     exchange: str = ""
     address: str = ""
+    #: Why it must not be tried again before an operator has looked; "": it may.
+    hold: str = ""
 
 
 def judge(stage: str, reply: Reply) -> Kind:
