@@ -4,10 +4,24 @@ Mail is accepted, settled and dropped meanwhile; this keeps each message from be
 twice, and from being filed after its end.
 """
 
+import logging
 import sys
+import threading
+import time
+from collections.abc import Callable
 
 from gwrelay.errors import StoreFailed
 from gwrelay.queue.store import State, Store
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two lists.  Not 0: gevent looks at its sockets only when every greenlet waits
+#: for something.
+_PAUSE_S = 0.001
+#: Seconds to leave a failing disk alone.
+_DISK_RETRY_S = 60.0
+#: Seconds between two lines of the log about how far it is.
+_TOLD_S = 5.0
 
 
 class Loading:
@@ -44,6 +58,24 @@ class Loading:
         self.messages += len(found)
         return found
 
+    def run(self, stop: threading.Event, file_list: Callable[[], None]) -> None:
+        """Until all is given out or `stop` is set: `file_list` files the next_list().
+
+        It leaves what it does not file as durable as before.  A disk that fails is tried again.
+        """
+        told = time.monotonic()
+        pause_s = 0.0
+        while not self.is_complete and not stop.wait(pause_s):
+            pause_s = _PAUSE_S
+            try:
+                file_list()
+            except StoreFailed as error:
+                logger.error("loading goes on in %g s: %s", _DISK_RETRY_S, error)
+                pause_s = _DISK_RETRY_S
+            if time.monotonic() - told >= _TOLD_S:
+                told = time.monotonic()
+                logger.info("loading: %d messages so far", self.messages)
+
     def awaits(self, message_id: int) -> bool:
         """Whether this message was there at the start, and has not been given out."""
         return (
@@ -55,3 +87,16 @@ class Loading:
     def overtake(self, message_id: int) -> None:
         """Leave this message out: it is filed already, or gone."""
         self._overtaken.add(message_id)
+
+
+def in_time(state: State, now: float, latest: float) -> State:
+    """`state` without times that a clock gone wrong has written: no message is from the
+    future, and none is due after `latest`."""
+    if state.arrived_at <= now:
+        for part in state.open:
+            if part.due_at > latest:
+                break
+        else:
+            return state
+    parts = tuple(part._replace(due_at=min(part.due_at, latest)) for part in state.open)
+    return state._replace(arrived_at=min(state.arrived_at, now), open=parts)

@@ -27,7 +27,7 @@ from gwrelay.message.outcome import Outcome
 from gwrelay.queue import reports
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.draft import Draft
-from gwrelay.queue.loading import Loading
+from gwrelay.queue.loading import Loading, in_time
 from gwrelay.queue.resident import Resident
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.settlement import Settlement, settle, without_answer
@@ -43,12 +43,6 @@ RESIDENT_BYTES = 64 * 1024 * 1024
 
 #: Seconds to leave a failing disk alone before what is on it is wanted again.
 _DISK_RETRY_S = 60.0
-
-#: Seconds between two lists of what the store held at the start.  Not 0: gevent looks at its
-#: sockets only when every greenlet waits for something.
-_LOADING_PAUSE_S = 0.001
-#: Seconds between two lines of the log about it.
-_LOADING_TOLD_S = 5.0
 
 
 class Settled(NamedTuple):
@@ -109,19 +103,8 @@ class Queue:
         Returns when all of it is there, or soon after `stop` is set: what is not loaded then
         is as durable as before.  A disk that fails is tried again until then.
         """
-        began = told = time.monotonic()
-        pause_s = 0.0
-        while not self._loading.is_complete and not stop.wait(pause_s):
-            pause_s = _LOADING_PAUSE_S
-            try:
-                self._load_list()
-            except StoreFailed as error:
-                logger.error("loading goes on in %g s: %s", _DISK_RETRY_S, error)
-                pause_s = _DISK_RETRY_S
-            self.on_change()
-            if time.monotonic() - told >= _LOADING_TOLD_S:
-                told = time.monotonic()
-                logger.info("loading: %d messages so far", self._loading.messages)
+        began = time.monotonic()
+        self._loading.run(stop, self._load_list)
         logger.info(
             "%s %d messages in %.1f s; %d deliveries waiting, %d messages held",
             "loaded" if self._loading.is_complete else "stopped loading after",
@@ -297,7 +280,8 @@ class Queue:
             self._standing.file(delivery.message_id, settlement.remaining)
         for part in settlement.remaining:
             if part.held:
-                logger.error("%s is held: %s", delivery, part.held)
+                name = message_name(delivery.message_id)
+                logger.error("message %s to %s is held: %s", name, part.destination, part.held)
         if report is not None:
             self._file_report(report)
         self.on_change()
@@ -357,12 +341,13 @@ class Queue:
             latest = now + self._retry.longest_delay_s
             insane = []
             for message_id, state in found:
-                sane = _in_time(state, now, latest)
+                sane = in_time(state, now, latest)
                 if sane is not state:
                     insane.append((message_id, sane))
                 self._standing.file(message_id, sane.open)
             for message_id, sane in insane:
                 self._store.settle(message_id, sane, None)
+        self.on_change()
 
     def _state(self, message_id: int) -> State | None:
         kept = self._resident.get(message_id)
@@ -430,19 +415,6 @@ class Queue:
             return dsn.header_section(next(iter(self.get_content(message_id)), b""))
         except StoreFailed:
             return b""
-
-
-def _in_time(state: State, now: float, latest: float) -> State:
-    """`state` without times that a clock gone wrong has written: no message is from the
-    future, and none is due after `latest`."""
-    if state.arrived_at <= now:
-        for part in state.open:
-            if part.due_at > latest:
-                break
-        else:
-            return state
-    parts = tuple(part._replace(due_at=min(part.due_at, latest)) for part in state.open)
-    return state._replace(arrived_at=min(state.arrived_at, now), open=parts)
 
 
 def _after(before: State, delivery: Delivery, remaining: tuple[Open, ...]) -> State:

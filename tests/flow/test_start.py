@@ -113,5 +113,5 @@ def test_content_damaged_on_disk_is_held_and_never_sent(
     [held] = gateway.wait_for("held")
     gateway.wait_for("delivered", recipient="good@there.example")
     assert "offset" in held["reason"]
-    assert "is held: " in gateway.log
+    assert f"message {held['id']} to there.example is held: " in gateway.log
     assert expected_once(["good@there.example"], peer.arrived()) is None

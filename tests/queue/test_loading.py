@@ -1,6 +1,5 @@
 """What a store held at the start comes into the queue in steps, beside all other work."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.store import State
+from support.faulty_files import Rounds
 from support.mail import CONTENT, DEFERRED, DELIVERED, HELD, envelope
 from support.table_resolver import SetClock
 
@@ -35,18 +35,16 @@ def _pairs(ids: list[int]) -> list[list[int]]:
     return [ids[at : at + 2] for at in range(0, len(ids), 2)]
 
 
-class Steps(threading.Event):
+class Steps(Rounds):
     """Give it to Queue.load(): so many lists, without waiting."""
 
     def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
+        super().__init__(count)
         self.waits: list[float | None] = []
 
     def wait(self, timeout: float | None = None) -> bool:
         self.waits.append(timeout)
-        self.left -= 1
-        return self.left < 0
+        return super().wait(timeout)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import HOLD, RETRY, WAIT, RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.store import Doubt, Host, State, Store
-from support.faulty_files import FaultyDisk
+from support.faulty_files import FaultyDisk, Rounds
 from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, loaded
 
 POLICY = RetryPolicy(
@@ -43,18 +43,6 @@ class SteppedStore(MemoryStore):
         for message_id in sorted(self._states):
             if message_id in self._states:
                 yield [(message_id, self._states[message_id])]
-
-
-class Lists(threading.Event):
-    """Give it to Queue.load(): so many lists, without waiting."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.left = count
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.left -= 1
-        return self.left < 0
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -209,7 +197,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(lists=st.integers(1, 3))
     def load(self, lists: int) -> None:
         """Some of what there was at the start; whatever else happens meanwhile."""
-        self.queue.load(Lists(lists))
+        self.queue.load(Rounds(lists))
 
     def check_loaded(self, may_be_back: set[Who], load_later: bool) -> None:
         """Start anew on what the store has; those of `may_be_back` may be open again."""
