@@ -7,12 +7,13 @@ costs nothing for what is not.
 from heapq import heapify, heappop, heappush
 from struct import Struct
 
-#: due_at, message id, part.  Big-endian and none below zero, so they sort as bytes as they do as
-#: numbers.  A bytes object costs 64 bytes (the tuple and its numbers: 136), and the garbage
-#: collector, which would stop the gateway to walk a million tuples, never looks at it.
-_ENTRY = Struct(">dQI")
-_NEWEST, _LAST = 2**64 - 1, 2**32 - 1
-
+#: due_at, running number, message id, part.  The number keeps equal times in the order they were
+#: added in: of all that waits for a dead host, another one each time is the first to try it.
+#: Big-endian and none below zero, so they sort as bytes as they do as numbers.  A bytes object
+#: costs 64 bytes (the tuple and its numbers: 168), and the garbage collector, which would stop
+#: the gateway to walk a million tuples, never looks at it.
+_ENTRY = Struct(">dQQI")
+_LAST = 2**64 - 1, 2**64 - 1, 2**32 - 1
 
 #: (due_at in Unix seconds, message id, part): a part is its first recipient.
 Entry = tuple[float, int, int]
@@ -23,31 +24,35 @@ class Schedule:
         # The same list for life: gc.freeze() at the start takes it, alone, out of every
         # later collection.
         self._heap: list[bytes] = []
+        self._added = 0
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def add(self, due_at: float, message_id: int, part: int) -> None:
         """Wait until `due_at` (Unix seconds)."""
-        heappush(self._heap, _ENTRY.pack(due_at if due_at > 0.0 else 0.0, message_id, part))
+        self._added += 1
+        due_at = due_at if due_at > 0.0 else 0.0
+        heappush(self._heap, _ENTRY.pack(due_at, self._added, message_id, part))
 
     def take_due(self, now: float, limit: int) -> list[Entry]:
-        """At most `limit` whose time has come: earliest first, of equal times oldest first."""
+        """At most `limit` whose time has come: earliest first."""
         heap = self._heap
         due: list[Entry] = []
         if heap:
-            latest = _ENTRY.pack(now if now > 0.0 else 0.0, _NEWEST, _LAST)
+            latest = _ENTRY.pack(now if now > 0.0 else 0.0, *_LAST)
             while heap and heap[0] <= latest and len(due) < limit:
-                due.append(_ENTRY.unpack(heappop(heap)))
+                due_at, _, message_id, part = _ENTRY.unpack(heappop(heap))
+                due.append((due_at, message_id, part))
         return due
 
     def hasten(self, latest: float) -> None:
         """Let nothing wait for longer than until `latest`.  Costs O(n) of what waits."""
         heap = self._heap
         for at, packed in enumerate(heap):
-            due_at, message_id, part = _ENTRY.unpack(packed)
+            due_at, *rest = _ENTRY.unpack(packed)
             if due_at > latest:
-                heap[at] = _ENTRY.pack(latest, message_id, part)
+                heap[at] = _ENTRY.pack(latest, *rest)
         heapify(heap)
 
     @property

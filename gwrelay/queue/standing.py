@@ -1,6 +1,6 @@
 """Where each open part of each message stands: it waits, is being relayed, or is held.
 
-In memory, and no lock: both are the Queue's business.  What waits is three numbers here, and
+In memory, and no lock: both are the Queue's business.  What waits is a few numbers here, and
 becomes a Delivery when its turn comes, from the message's newest state.
 """
 

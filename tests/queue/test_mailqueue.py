@@ -158,6 +158,21 @@ def test_set_waiting_counts_no_attempt_and_writes_nothing(
     assert loaded(store) == before
 
 
+def test_of_what_is_put_off_to_one_time_another_comes_first_each_time(
+    queue: Queue, clock: SetClock
+) -> None:
+    """Else the same message would try a dead host again and again, and the others never."""
+    ids = [queue.add_message(envelope("b@b.test"), CONTENT) for _ in range(3)]
+    firsts = []
+    for _ in range(3):
+        first, *others = queue.get_waiting()
+        firsts.append(first.message_id)
+        for delivery in (*others, first):
+            queue.defer(delivery, 30)
+        clock.advance(30)
+    assert firsts == ids
+
+
 def test_defer_is_set_waiting_for_so_many_seconds(queue: Queue, clock: SetClock) -> None:
     queue.add_message(envelope("b@b.test"), CONTENT)
     queue.defer(take(queue)["b.test"], 25)
