@@ -207,6 +207,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         RETRIES, "lifetime", DURATION, "5d", "Give up on a message older than this: bounce it.")]
     bounce_lifetime_s: Annotated[float, Setting(
         RETRIES, "bounce-lifetime", DURATION, "1d", "Give up on a bounce older than this.")]
+    in_doubt: Annotated[str, Setting(
+        RETRIES, "in-doubt", choice("wait", "retry", "hold"), "wait",
+        "When the final dot was sent and no answer came: wait, then ask the same host first; "
+        "retry as usual; or hold the mail until it is released.")]
+    in_doubt_wait_s: Annotated[float, Setting(
+        RETRIES, "in-doubt-wait", DURATION, "15m", "Wait this long when in doubt.")]
     nxdomain: Annotated[str, Setting(
         RETRIES, "nxdomain", choice("bounce", "defer"), "bounce",
         "What to do with mail for a domain that does not exist.")]

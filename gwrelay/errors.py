@@ -41,3 +41,7 @@ class StoreFull(GatewayError):
 
 class StoreFailed(GatewayError):
     """The message could not be made durable: 451 4.3.0, and nothing is delivered from it."""
+
+
+class StoreDamaged(StoreFailed):
+    """What is kept of a message is not what was written: it must never be sent."""

@@ -16,6 +16,7 @@ from gwrelay.message.envelope import Message, message_name
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Settled
+from gwrelay.queue.store import Open
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +122,11 @@ def ended(
 ) -> Iterator[Event]:
     """One event for each recipient of an attempt, and one for the report it caused."""
     envelope = settled.message.envelope if settled.message else None
-    remaining = settled.settlement.remaining
+    stays = {n: part for part in settled.settlement.remaining for n in part.recipients}
     for n, verdict in told.items():
         event: Event = {
             "time": now,
-            "event": _word(n, verdict, settled),
+            "event": _word(n, verdict, settled, stays.get(n)),
             "id": message_name(delivery.message_id),
             "reverse_path": envelope.reverse_path if envelope else "",
             "recipient": envelope.recipients[n].address if envelope else "",
@@ -141,14 +142,18 @@ def ended(
         }
         if verdict.in_doubt:
             event["in_doubt"] = True
-        if event["event"] == "deferred" and remaining is not None:
-            event["due_at"] = remaining.due_at
+        if event["event"] == "held":
+            event["reason"] = stays[n].held
+        elif event["event"] == "deferred" and n in stays:
+            event["due_at"] = stays[n].due_at
         yield event
     if settled.report is not None:
         yield accepted(settled.report, "", dsn_of=delivery.message_id)
 
 
-def _word(n: int, verdict: Outcome, settled: Settled) -> str:
+def _word(n: int, verdict: Outcome, settled: Settled, stays: Open | None) -> str:
+    if stays is not None and stays.held:
+        return "held"
     if n in settled.settlement.expired:
         return "expired"
     return "bounced" if verdict.kind is Kind.FAILED else verdict.kind.value

@@ -75,7 +75,12 @@ class Service:
         self.events = EventLog(settings.events)
         try:
             self._log = open_spool(
-                directory, sync=_sync_natively, segment_bytes=settings.segment_size_bytes
+                directory,
+                sync=_sync_natively,
+                lazy=True,
+                segment_bytes=settings.segment_size_bytes,
+                compact_ratio=settings.compact_ratio_share,
+                compact_rate_bytes_s=settings.compact_rate_bytes_s,
             )
         except StoreFailed as error:
             raise ConfigError(f"--spool {settings.spool}: {error}") from error
@@ -86,9 +91,12 @@ class Service:
                 settings.lifetime_s,
                 settings.bounce_lifetime_s,
                 settings.jitter_share,
+                settings.in_doubt,
+                settings.in_doubt_wait_s,
             ),
             hostname=settings.hostname,
             resident_bytes=settings.resident_bodies_bytes,
+            load_later=True,
         )
         doors = Doors(
             Policy(
@@ -110,17 +118,20 @@ class Service:
         self._loops: list[gevent.Greenlet] = []
 
     def start(self) -> None:
-        """Spawn every loop, then accept."""
+        """Spawn every loop, then accept; what waits in the spool is loaded meanwhile."""
         helper = RelayStateHelper(self._manager, _CHECK_EVERY_S)
-        for loop in (self._log.run, self._calculator.run, self.events.run, helper.run):
+        loops = (self._log.run, self._calculator.run, self.events.run, helper.run, self._queue.load)
+        for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
-        # What lives now lives as long as the process: no collection need look at it again.
+        # What lives now lives as long as the process: no collection need look at it again.  The
+        # containers that what waits is put into are among it, and hold nothing that the
+        # collector follows, so it stays short however much waits.
         gc.collect()
         gc.freeze()
         for listener in self._listeners:
             listener.start()
         addresses = ", ".join(str(listener.endpoint) for listener in self._listeners)
-        logger.info("ready: listening on %s; %d deliveries waiting", addresses, len(self._queue))
+        logger.info("ready: listening on %s; loading what the spool holds", addresses)
 
     def reopen_files(self, log: logging.Handler) -> None:
         """SIGHUP: somebody renamed the log and the events, to keep them."""
@@ -144,7 +155,11 @@ class Service:
         gevent.joinall(self._loops, timeout=1)
         self._queue.close()
         self.events.close()
-        logger.info("stopped; %d deliveries waiting", len(self._queue))
+        logger.info(
+            "stopped; %s%d deliveries waiting",
+            "" if self._queue.is_loaded else "still loading; at least ",
+            len(self._queue),
+        )
 
     def _build_calculator(self) -> MXCalculator:
         settings = self._settings

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 import spool
-from gwrelay.errors import ConfigError, GatewayError, StoreFailed
+from gwrelay.errors import ConfigError, GatewayError, StoreDamaged, StoreFailed
 from gwrelay.message.envelope import message_id, message_name
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.store import decode_message, decode_state
+from gwrelay.queue.store import Open, decode_message, decode_state
 from spool.audit import Audit, Finding, SegmentCount, disk_bytes, holder_of
 from spool.quarantine import set_aside
 
@@ -208,8 +208,40 @@ def _refused(path: Path, pid: int | None) -> int:
 
 def _repairs(worker: str, audit: Audit) -> dict[str, Any]:
     keys = audit.keys()
-    described = [_described(worker, audit, key) for key in keys if audit.missing(key)]
-    return {"worker": worker, "messages": [each for each in described if each is not None]}
+    messages = []
+    for key in (key for key in keys if _is_lost(audit, key)):
+        described = _described(worker, audit, key)
+        if described is not None:
+            described["damaged"] = described["damaged"] or "; ".join(_held(audit, key))
+            messages.append(described)
+    return {"worker": worker, "messages": messages}
+
+
+def _is_lost(audit: Audit, key: int) -> bool:
+    """Whether the message can never be delivered whole.  Read is only what is held: to find
+    what else fails its checksum is verify's work."""
+    if audit.missing(key):
+        return True
+    if not _held(audit, key):
+        return False
+    try:
+        decode_message(audit.head(key))
+        for _ in audit.body(key):
+            pass  # read for its checksum alone
+    except (spool.CorruptFrame, StoreDamaged):
+        return True
+    except KeyError:
+        return False  # gone while we were reading
+    return False
+
+
+def _held(audit: Audit, key: int) -> list[str]:
+    """Why parts of the message are on hold; none for most."""
+    try:
+        parts = decode_state(audit.state(key)).open
+    except (KeyError, StoreDamaged):
+        return []
+    return list(dict.fromkeys(part.held for part in parts if part.held))
 
 
 def _set_aside(path: Path, audit: Audit, message: dict[str, Any]) -> None:
@@ -345,6 +377,7 @@ def _time(at: float) -> str:
 def _verdict(worker: str, audit: Audit) -> dict[str, Any]:
     keys = audit.keys()
     incomplete = [(key, missing) for key in keys if (missing := audit.missing(key))]
+    held = [(key, reasons) for key in keys if (reasons := _held(audit, key))]
     return {
         "worker": worker,
         "in_use_by": audit.holder,
@@ -356,6 +389,7 @@ def _verdict(worker: str, audit: Audit) -> dict[str, Any]:
         "damaged_bytes": sum(finding.size for finding in audit.findings),
         "findings": [_finding(finding) for finding in audit.findings],
         "incomplete_messages": [_incomplete(one) for one in incomplete],
+        "held_messages": [{"id": message_name(key), "reasons": why} for key, why in held],
         "quarantine": [{"name": name, "bytes": size} for name, size in audit.quarantined],
     }
 
@@ -388,6 +422,8 @@ def _verdict_lines(worker: dict[str, Any]) -> Iterator[str]:
     for message in worker["incomplete_messages"]:
         pieces = ", ".join(map(str, message["missing_pieces"]))
         yield f"{name}: message {message['id']} misses parts of its content: {pieces}"
+    for message in worker["held_messages"]:
+        yield f"{name}: message {message['id']} is held: {'; '.join(message['reasons'])}"
     for kept in worker["quarantine"]:
         yield f"{name}: kept aside: quarantine/{kept['name']}, {kept['bytes']} bytes"
     yield (
@@ -406,7 +442,7 @@ def _described(worker: str, audit: Audit, key: int) -> dict[str, Any] | None:
         message, state = decode_message(audit.head(key)), decode_state(audit.state(key))
     except KeyError:
         return None
-    except (spool.CorruptFrame, ValueError, TypeError) as error:
+    except (spool.CorruptFrame, StoreDamaged) as error:
         return described | {"damaged": str(error)}
     missing = audit.missing(key)
     if missing:
@@ -417,8 +453,14 @@ def _described(worker: str, audit: Audit, key: int) -> dict[str, Any] | None:
         "size_bytes": message.size_bytes,
         "envelope": {**message.envelope._asdict(), "recipients": recipients},
         "is_bounce": state.is_bounce,
-        "open": [part._asdict() for part in state.open],
+        "open": [_part(part) for part in state.open],
     }
+
+
+def _part(part: Open) -> dict[str, Any]:
+    doubt = part.doubt
+    told = None if doubt is None else {**doubt.host._asdict(), "since": doubt.since}
+    return {**part._asdict(), "doubt": told}
 
 
 def _print_json(value: dict[str, Any]) -> None:

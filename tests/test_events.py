@@ -120,6 +120,19 @@ def test_an_outcome_in_doubt_is_marked_so():
     assert settled(dict.fromkeys(range(3), verdict))[0]["in_doubt"] is True
 
 
+def test_what_is_held_is_said_to_be_and_why():
+    found = settled({0: told(250), 1: told(451)._replace(hold="checksum"), 2: told(451)})
+    words = {event["recipient"]: event for event in found}
+    assert [words[f"{n}@b.example"]["event"] for n in ("one", "two", "three")] == [
+        "delivered",
+        "held",
+        "deferred",
+    ]
+    assert words["two@b.example"]["reason"] == "checksum"
+    assert "due_at" not in words["two@b.example"], "it waits for nothing but a release"
+    assert words["three@b.example"]["due_at"] == pytest.approx(1060.5)
+
+
 def test_what_outlived_its_lifetime_is_expired_and_its_report_accepted():
     *about, report = settled(dict.fromkeys(range(3), told(451)), lifetime_s=0.0)
     assert [event["event"] for event in about] == ["expired"] * 3

@@ -11,7 +11,7 @@ from gwrelay.cli import run
 from gwrelay.message.envelope import Envelope, Message, Recipient, message_id, message_name
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolStore
-from gwrelay.queue.store import NewMessage, first_state
+from gwrelay.queue.store import Doubt, Host, NewMessage, encode_state, first_state
 from spool import Drop, Put, Spool
 from spool.segment import FIRST, name_of
 from support.spools import forget_checkpoint
@@ -149,6 +149,7 @@ def test_verify_of_a_whole_spool_is_status_0(top, capsys):
                     "damaged_bytes": 0,
                     "findings": [],
                     "incomplete_messages": [],
+                    "held_messages": [],
                     "quarantine": [],
                 }
             ],
@@ -284,6 +285,7 @@ def test_dump_prints_envelope_and_state_of_each_message(top, capsys):
     arrived_at = first["arrived_at"]
     assert 1_700_000_000 <= arrived_at < 1_700_000_100
     plain = {"notify": "", "orcpt": ""}
+    waits = {"attempts": 0, "due_at": arrived_at, "held": "", "doubt": None}
     assert first == {
         "id": names[0],
         "worker": "worker-0",
@@ -303,8 +305,8 @@ def test_dump_prints_envelope_and_state_of_each_message(top, capsys):
         },
         "is_bounce": False,
         "open": [
-            {"destination": "a.example", "recipients": [0], "attempts": 0, "due_at": arrived_at},
-            {"destination": "b.example", "recipients": [1], "attempts": 0, "due_at": arrived_at},
+            {"destination": "a.example", "recipients": [0], **waits},
+            {"destination": "b.example", "recipients": [1], **waits},
         ],
     }
 
@@ -332,6 +334,67 @@ def test_content_of_a_message_that_is_not_there_is_status_1(top, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"gwrelay: error: message {message_name(5)} is not in the spool\n"
+
+
+# What is on hold.
+
+
+def hold(directory, name, reason, doubt=None):
+    """Put the first part of a message on hold."""
+    store = SpoolStore(Spool(directory))
+    state = store.state(message_id(name))
+    first = state.open[0]._replace(held=reason, doubt=doubt)
+    store.settle(message_id(name), state._replace(open=(first, *state.open[1:])), None)
+    store.close()
+
+
+def test_verify_and_dump_tell_what_is_held_and_why(top, capsys):
+    names = filled(top / "worker-0")
+    host = Host("mx.a.example", "192.0.2.1", 25)
+    hold(top / "worker-0", names[1], "in doubt: it may be there", Doubt(host, 5.5))
+    status, printed = asked(capsys, "verify", "--spool", top)
+    reasons = ["in doubt: it may be there"]
+    assert status == 0, "held is not damaged"
+    assert printed["workers"][0]["held_messages"] == [{"id": names[1], "reasons": reasons}]
+    assert run(["spool", "verify", "--spool", str(top)]) == 0
+    assert (
+        f"worker-0: message {names[1]} is held: in doubt: it may be there\n"
+        in capsys.readouterr().out
+    )
+    assert run(["spool", "dump", "--spool", str(top), names[1]]) == 0
+    held, other = json.loads(capsys.readouterr().out)["open"]
+    assert held["held"] == "in doubt: it may be there"
+    assert held["doubt"] == {
+        "exchange": "mx.a.example",
+        "address": "192.0.2.1",
+        "port": 25,
+        "since": 5.5,
+    }
+    assert (other["held"], other["doubt"]) == ("", None)
+
+
+def test_repair_leaves_what_is_held_and_whole(top, capsys):
+    names = filled(top / "worker-0")
+    hold(top / "worker-0", names[1], "in doubt: it may be there")
+    status, printed = asked(capsys, "repair", "--spool", top)
+    assert (status, printed["workers"][0]["messages"]) == (0, [])
+
+
+def test_repair_drops_what_is_held_for_an_envelope_that_makes_no_sense(top, capsys):
+    log = Spool(top / "worker-0")
+    store = SpoolStore(log)
+    key = store.next_id()
+    message = Message(key, 1_700_000_000.0, 4, ENVELOPE)
+    log.write([Put(key, encode_state(first_state(message)), b"no envelope", b"body")])
+    store.close()
+    name = message_name(key)
+    status, printed = asked(capsys, "repair", "--spool", top)
+    assert (status, printed["workers"][0]["messages"]) == (0, []), "nobody has looked yet"
+    hold(top / "worker-0", name, "the envelope makes no sense")
+    status, printed = asked(capsys, "repair", "--spool", top)
+    assert [message["id"] for message in printed["workers"][0]["messages"]] == [name]
+    assert (top / "worker-0" / "quarantine" / f"repair-{name}.content").read_bytes() == b"body"
+    assert asked(capsys, "stat", "--spool", top)[1]["workers"][0]["messages"] == 0
 
 
 # repair.

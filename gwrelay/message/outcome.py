@@ -53,6 +53,8 @@ class Outcome(NamedTuple):
     #: How the session was protected when this was said: version, cipher, and "verified" or
     #: "unverified"; "" in the clear.
     tls: str = ""
+    #: Why it must not be tried again before an operator has looked; "": it may.
+    hold: str = ""
 
 
 def judge(stage: str, reply: Reply) -> Kind:

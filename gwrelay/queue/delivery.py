@@ -1,8 +1,10 @@
-"""A delivery: the part of one message that waits for one destination.
+"""A delivery: the part of one message that is under way to one destination.
 
-Many of these stay in memory for as long as a destination is down, so: slots, no
-envelope, no content; the store gives both back when the delivery's turn comes.
+Built from the message's state when its turn comes; no envelope, no content: the store gives
+both back.
 """
+
+from gwrelay.queue.store import Doubt
 
 
 class Delivery:
@@ -10,6 +12,7 @@ class Delivery:
         "arrived_at",
         "attempts",
         "destination",
+        "doubt",
         "due_at",
         "is_bounce",
         "message_id",
@@ -25,6 +28,7 @@ class Delivery:
         is_bounce: bool,
         attempts: int = 0,
         due_at: float = 0.0,
+        doubt: Doubt | None = None,
     ) -> None:
         self.message_id = message_id
         #: Domain, lower case; or an address literal in brackets.
@@ -38,6 +42,13 @@ class Delivery:
         self.attempts = attempts
         #: Unix seconds.
         self.due_at = due_at
+        #: Where it may have been delivered before; that host is asked first.
+        self.doubt = doubt
+
+    @property
+    def part(self) -> int:
+        """Which part of the message: its first recipient."""
+        return self.recipients[0]
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message_id} to {self.destination} {self.recipients}>"

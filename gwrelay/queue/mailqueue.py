@@ -1,11 +1,12 @@
 """The `Queue`: what gwrelay has accepted and not yet settled.
 
 The one owner of message state.  Joins the store (what is durable) and the schedule (what
-is due when); never knows who delivers.  A message is in one of these states:
+is due when); never knows who delivers.  Each part of a message is in one of these states:
 
     waiting    in the schedule, with a time it is due at
     relaying   taken by get_waiting() or set_relaying(), not yet settled or set waiting
-    done       settled for good, dropped from the store
+    held       not to be tried again until release(): it is damaged, or it may have been delivered
+    done       settled for good; with its last part the message is dropped from the store
 
 All methods may be called from any greenlet.  Those that write wait for the disk only in
 add_message() and Draft.accept().
@@ -21,16 +22,18 @@ from typing import NamedTuple
 
 from gwrelay.errors import AccountingError, StoreFailed, StoreFull
 from gwrelay.message import dsn
-from gwrelay.message.envelope import Envelope, Message, Recipient, message_name
+from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.message.outcome import Outcome
+from gwrelay.queue import reports
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.draft import Draft
+from gwrelay.queue.loading import Loading, in_time
 from gwrelay.queue.resident import Resident
 from gwrelay.queue.retry import RetryPolicy
-from gwrelay.queue.schedule import Schedule
-from gwrelay.queue.settlement import Settlement, settle
+from gwrelay.queue.settlement import Settlement, settle, without_answer
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.store import NewMessage, Open, State, Store, first_state
+from gwrelay.queue.standing import Standing
+from gwrelay.queue.store import Host, NewMessage, Open, State, Store, first_state
 
 logger = logging.getLogger(__name__)
 
@@ -64,26 +67,27 @@ class Queue:
         resident_bytes: int = RESIDENT_BYTES,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
+        load_later: bool = False,
     ) -> None:
+        """What the store holds is all there on return; with `load_later` it comes with
+        load(), and everything else works before and meanwhile."""
         self._store = store
         self._retry = retry or RetryPolicy()
         self._hostname = hostname
         self._clock = clock
         self._chance = chance
         self._lock = threading.Lock()
-        self._schedule = Schedule()
-        self._relaying: set[Delivery] = set()
-        #: What is open of messages with several destinations: settling one must know of the
-        #: others.
-        self._split: dict[int, tuple[Open, ...]] = {}
+        self._standing = Standing(self._state)
         self._resident = Resident(resident_bytes)
         self._relayed = 0
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
-        now = clock()
-        latest = now + self._retry.longest_delay_s
-        for message_id, state in store.claim():
-            self._file(message_id, _in_time(state, now, latest))
+        if load_later:
+            self._loading = Loading(store, until=store.next_id())
+            return
+        self._loading = Loading(store)
+        while not self._loading.is_complete:
+            self._load_list()
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], **options: object) -> "Queue":
@@ -92,6 +96,23 @@ class Queue:
         Raises StoreFailed when it cannot be used, as while another process has it.
         """
         return cls(SpoolStore(open_spool(directory)), **options)  # type: ignore[arg-type]
+
+    def load(self, stop: threading.Event) -> None:
+        """Let what the store held at the start wait, in small steps, beside all other work.
+
+        Returns when all of it is there, or soon after `stop` is set: what is not loaded then
+        is as durable as before.  A disk that fails is tried again until then.
+        """
+        began = time.monotonic()
+        self._loading.run(stop, self._load_list)
+        logger.info(
+            "%s %d messages in %.1f s; %d deliveries waiting, %d messages held",
+            "loaded" if self._loading.is_complete else "stopped loading after",
+            self._loading.messages,
+            time.monotonic() - began,
+            self._standing.waiting,
+            len(self.get_held()),
+        )
 
     # -- accepting -----------------------------------------------------------------------
 
@@ -115,16 +136,21 @@ class Queue:
         self._store.accept(NewMessage(message, state, content, pieces))
         with self._lock:
             if not pieces:
-                self._resident.keep(message, content)
-            self._file(message_id, state)
+                self._resident.keep(message, content, state)
+            self._standing.file(message_id, state.open)
         self.on_change()
         return message
 
     # -- what waits ----------------------------------------------------------------------
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether all that the store held at the start is here."""
+        return self._loading.is_complete
+
     def has_waiting(self) -> bool:
         """Whether any delivery waits, due or not."""
-        return len(self._schedule) > 0
+        return self._standing.waiting > 0
 
     def get_waiting(self, limit: int = 1000) -> list[Delivery]:
         """Take at most `limit` deliveries that are due; they are relaying from now on.
@@ -132,31 +158,39 @@ class Queue:
         Each must come back by settle() or set_waiting().
         """
         with self._lock:
-            due = self._schedule.take_due(self._clock(), limit)
-            self._relaying.update(due)
-        return due
+            now = self._clock()
+            if self._standing.has_gone_back(now):
+                # Else everything would wait for as long again.
+                self._standing.hasten(now + self._retry.longest_delay_s)
+            return self._standing.take_due(now, limit)
 
     def get_relaying(self) -> list[Delivery]:
         with self._lock:
-            return list(self._relaying)
+            return self._standing.relaying()
 
     def get_relayed(self) -> int:
         """Messages that are done, delivered or bounced, since this queue was opened."""
         return self._relayed
 
+    def get_held(self) -> list[int]:
+        """Ids of messages of which a part is held, oldest first."""
+        with self._lock:
+            return self._standing.held()
+
     @property
     def next_due_at(self) -> float | None:
-        """Unix seconds; None when nothing waits."""
-        return self._schedule.next_due_at
+        """Unix seconds; None when nothing waits.  Nothing is due before it; after done(), and
+        only then, it may be that nothing is due at it either."""
+        return self._standing.next_due_at
 
     def __len__(self) -> int:
         """Deliveries that are not done."""
-        return len(self._schedule) + len(self._relaying)
+        return len(self._standing)
 
     def set_relaying(self, delivery: Delivery) -> None:
         """Note that `delivery`, which is not in the schedule, is being relayed."""
         with self._lock:
-            self._relaying.add(delivery)
+            self._standing.begin(delivery)
 
     def set_waiting(self, delivery: Delivery, due_at: float | None = None) -> None:
         """Put back a delivery that was not tried: no attempt is counted, nothing written.
@@ -166,17 +200,17 @@ class Queue:
         the schedule twice it would be delivered twice.
         """
         with self._lock:
-            self._check_relaying(delivery)
-            self._relaying.discard(delivery)
+            self._standing.check_relaying(delivery)
+            self._standing.end(delivery)
             now = self._clock()
-            delivery.due_at = now if due_at is None else due_at
+            due_at = now if due_at is None else due_at
             expires_at = self._retry.expires_at(delivery.arrived_at, delivery.is_bounce)
             if now < expires_at:
-                delivery.due_at = min(delivery.due_at, expires_at)
-            if delivery.due_at > now:
+                due_at = min(due_at, expires_at)
+            if due_at > now:
                 # Mail for hosts that are down would fill the budget, and stay.
                 self._resident.drop(delivery.message_id)
-            self._schedule.add(delivery)
+            self._standing.wait(due_at, delivery.message_id, delivery.part)
         self.on_change()
 
     def defer(self, delivery: Delivery, delay_s: float) -> None:
@@ -192,15 +226,36 @@ class Queue:
 
     def get_message(self, message_id: int) -> Message:
         """Raises StoreFailed when it cannot be read back."""
-        return self._resident.message(message_id) or self._store.message(message_id)
+        kept = self._resident.get(message_id)
+        return kept.message if kept else self._store.message(message_id)
 
     def get_envelope(self, message_id: int) -> Envelope:
         return self.get_message(message_id).envelope
 
     def get_content(self, message_id: int) -> Iterable[bytes]:
         """The content in pieces.  Raises StoreFailed, perhaps half-way, on a damaged disk."""
-        content = self._resident.content(message_id)
-        return self._store.content(message_id) if content is None else (content,)
+        kept = self._resident.get(message_id)
+        return (kept.content,) if kept else self._store.content(message_id)
+
+    def note_in_doubt(self, delivery: Delivery, host: Host) -> None:
+        """Say, before the final dot, that `host` may have this delivery from now on.
+
+        If this process ends before settle(), the next one finds it in doubt and treats it so.
+        Until then it changes nothing but `delivery.doubt`.  Raises StoreFailed: nothing is
+        noted, and the dot should not be sent.  AccountingError as settle() does.
+        """
+        now = self._clock()
+        with self._lock:
+            self._standing.check_relaying(delivery)
+            left = without_answer(delivery, host, self._retry, now, self._chance())
+            state = _after(self._state_of(delivery), delivery, (left,))
+            # Alone in its message nobody else writes its state: no lock is held over the
+            # write, and those who are ready at once share one.
+            alone = len(state.open) == 1
+            if not alone:
+                self._note(delivery, left, state)
+        if alone:
+            self._note(delivery, left, state)
 
     def settle(self, delivery: Delivery, outcomes: Mapping[int, Outcome]) -> Settled:
         """End the attempt at `delivery`: `outcomes` has one for each of its recipients.
@@ -212,16 +267,21 @@ class Queue:
         than its own; whatever it raises, the delivery is being relayed still.
         """
         with self._lock:
-            self._check_relaying(delivery)
+            self._standing.check_relaying(delivery)
             now = self._clock()
             settlement = settle(delivery, outcomes, self._retry, now, self._chance())
+            before = self._state_of(delivery)
             message = self._message_if_readable(delivery.message_id)
             report = self._report(message, settlement, now)
-            parts = self._parts_after(delivery, settlement)
-            state = State(delivery.arrived_at, delivery.is_bounce, parts) if parts else None
+            after = _after(before, delivery, settlement.remaining)
             # First in the log: what that refuses must not have happened in memory.
-            self._store.settle(delivery.message_id, state, report)
-            self._advance(delivery, settlement, parts)
+            self._write(delivery.message_id, after, report)
+            self._standing.end(delivery)
+            self._standing.file(delivery.message_id, settlement.remaining)
+        for part in settlement.remaining:
+            if part.held:
+                name = message_name(delivery.message_id)
+                logger.error("message %s to %s is held: %s", name, part.destination, part.held)
         if report is not None:
             self._file_report(report)
         self.on_change()
@@ -233,12 +293,38 @@ class Queue:
         An attempt under way is not stopped, but has nothing left to settle.
         """
         with self._lock:
-            self._store.settle(message_id, None, None)
-            self._schedule.remove(message_id)
-            self._relaying = {d for d in self._relaying if d.message_id != message_id}
-            self._split.pop(message_id, None)
-            self._resident.drop(message_id)
-            self._relayed += 1
+            state = self._state(message_id)
+            if state is None:
+                return
+            self._write(message_id, State(state.arrived_at, state.is_bounce, ()), None)
+            if self._loading.awaits(message_id):
+                self._loading.overtake(message_id)
+                self._standing.forget(message_id, 0)
+            else:
+                self._standing.forget(message_id, len(state.open))
+
+    def release(self, message_id: int) -> int:
+        """Let what is held of a message be tried again, at once; how many deliveries that is.
+
+        Raises StoreFailed when the message is gone.
+        """
+        with self._lock:
+            state = self._state(message_id)
+            if state is None:
+                raise StoreFailed(f"message {message_name(message_id)} is gone")
+            held = self._standing.release(message_id, state)
+            if not held:
+                return 0
+            now = self._clock()
+            parts = tuple(p._replace(held="", due_at=now) if p in held else p for p in state.open)
+            self._write(message_id, state._replace(open=parts), None)
+            if self._loading.awaits(message_id):
+                self._loading.overtake(message_id)
+                self._standing.file(message_id, parts)
+            else:
+                self._standing.file(message_id, (p for p in parts if p not in state.open))
+        self.on_change()
+        return len(held)
 
     def close(self) -> None:
         """Everything settled so far is durable on return."""
@@ -246,48 +332,48 @@ class Queue:
 
     # -- inside --------------------------------------------------------------------------
 
-    def _file(self, message_id: int, state: State) -> None:
-        if len(state.open) > 1:
-            self._split[message_id] = state.open
-        for part in state.open:
-            self._schedule.add(
-                Delivery(
-                    message_id,
-                    part.destination,
-                    part.recipients,
-                    state.arrived_at,
-                    state.is_bounce,
-                    part.attempts,
-                    part.due_at,
-                )
-            )
+    def _load_list(self) -> None:
+        with self._lock:
+            found = self._loading.next_list()
+            if not found:
+                return
+            now = self._clock()
+            latest = now + self._retry.longest_delay_s
+            insane = []
+            for message_id, state in found:
+                sane = in_time(state, now, latest)
+                if sane is not state:
+                    insane.append((message_id, sane))
+                self._standing.file(message_id, sane.open)
+            for message_id, sane in insane:
+                self._store.settle(message_id, sane, None)
+        self.on_change()
 
-    def _check_relaying(self, delivery: Delivery) -> None:
-        if delivery not in self._relaying:
-            raise AccountingError(f"{delivery} is not being relayed")
+    def _state(self, message_id: int) -> State | None:
+        kept = self._resident.get(message_id)
+        return kept.state if kept else self._store.state(message_id)
 
-    def _parts_after(self, delivery: Delivery, settlement: Settlement) -> tuple[Open, ...]:
-        """What is open of the message after `settlement`."""
-        others = self._split.get(delivery.message_id, ())
-        parts = tuple(p for p in others if p.destination != delivery.destination)
-        return parts if settlement.remaining is None else (*parts, settlement.remaining)
+    def _state_of(self, delivery: Delivery) -> State:
+        state = self._state(delivery.message_id)
+        if state is None:
+            raise AccountingError(f"{delivery} is of a message that is gone")
+        return state
 
-    def _advance(self, delivery: Delivery, settlement: Settlement, parts: tuple[Open, ...]) -> None:
-        """`settlement` takes effect in memory; `parts` are open after it."""
-        message_id, remaining = delivery.message_id, settlement.remaining
-        self._relaying.discard(delivery)
-        if remaining is not None:
-            delivery.recipients = remaining.recipients
-            delivery.attempts = remaining.attempts
-            delivery.due_at = remaining.due_at
-            self._schedule.add(delivery)
-        self._split.pop(message_id, None)
-        if len(parts) > 1:
-            self._split[message_id] = parts
-        if not parts:
+    def _write(self, message_id: int, state: State, report: NewMessage | None) -> None:
+        """`state` is the message's from now on, in the log and in memory."""
+        self._store.settle(message_id, state if state.open else None, report)
+        if not state.open:
             self._relayed += 1
-        if all(p.attempts for p in parts):
             self._resident.drop(message_id)
+        elif all(part.attempts for part in state.open):
+            self._resident.drop(message_id)
+        else:
+            self._resident.amend(message_id, state)
+
+    def _note(self, delivery: Delivery, left: Open, state: State) -> None:
+        self._store.note(delivery.message_id, state)
+        self._resident.amend(delivery.message_id, state)
+        delivery.doubt = left.doubt
 
     def _file_report(self, report: NewMessage) -> None:
         """Let a report wait for delivery, once it can be read back."""
@@ -299,32 +385,22 @@ class Queue:
             later = report.message.arrived_at + _DISK_RETRY_S
             state = state._replace(open=tuple(p._replace(due_at=later) for p in state.open))
         with self._lock:
-            self._file(report.message.id, state)
+            self._standing.file(report.message.id, state.open)
 
     def _report(
         self, original: Message | None, settlement: Settlement, now: float
     ) -> NewMessage | None:
         """The DSN owed for this settlement; None when nobody is owed one."""
-        if not settlement.owes_dsn or original is None:
+        if original is None or not settlement.owes_dsn:
             return None
-        failures = [
-            dsn.Failure(original.envelope.recipients[n], told, n in settlement.expired)
-            for n, told in sorted(settlement.failed.items())
-            if _wants_failures(original.envelope.recipients[n])
-        ]
-        if not failures:
-            return None
-        report = dsn.Report(
-            self._hostname,
-            self._store.next_id(),
-            now,
-            original.id,
-            original.arrived_at,
-            original.envelope,
-            failures,
-            self._header_section(original.id),
+        return reports.report(
+            original,
+            settlement,
+            hostname=self._hostname,
+            next_id=self._store.next_id,
+            now=now,
+            header_section=self._header_section,
         )
-        return _as_message(report)
 
     def _message_if_readable(self, message_id: int) -> Message | None:
         try:
@@ -341,31 +417,10 @@ class Queue:
             return b""
 
 
-def _in_time(state: State, now: float, latest: float) -> State:
-    """`state` without times that a clock gone wrong has written: no message is from the
-    future, and none is due after `latest`."""
-    if state.arrived_at <= now and all(part.due_at <= latest for part in state.open):
-        return state
-    parts = tuple(part._replace(due_at=min(part.due_at, latest)) for part in state.open)
-    return state._replace(arrived_at=min(state.arrived_at, now), open=parts)
-
-
-def _wants_failures(recipient: Recipient) -> bool:
-    """RFC 3461 4.1: without NOTIFY, failures are reported."""
-    return not recipient.notify or "FAILURE" in recipient.notify
-
-
-def _as_message(report: dsn.Report) -> NewMessage:
-    content = dsn.build(report)
-    needs_8bit = not content.isascii()
-    envelope = Envelope(
-        "",
-        (Recipient(report.envelope.reverse_path),),
-        "8BITMIME" if needs_8bit else "7BIT",
-        dsn.needs_smtputf8(report),
-    )
-    message = Message(report.report_id, report.now, len(content), envelope)
-    return NewMessage(message, first_state(message), content)
+def _after(before: State, delivery: Delivery, remaining: tuple[Open, ...]) -> State:
+    """The state when `remaining` is what stays of `delivery`."""
+    others = tuple([p for p in before.open if p.recipients[0] != delivery.part])
+    return State(before.arrived_at, before.is_bounce, others + remaining)
 
 
 def _nothing() -> None:

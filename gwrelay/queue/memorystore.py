@@ -30,8 +30,11 @@ class MemoryStore:
         self._messages[new.message.id] = (new.message, [*pieces, new.content])
         self._states[new.message.id] = new.state
 
-    def claim(self) -> Iterator[tuple[int, State]]:
-        return iter(sorted(self._states.items()))
+    def load(self) -> Iterator[list[tuple[int, State]]]:
+        yield sorted(self._states.items())
+
+    def state(self, message_id: int) -> State | None:
+        return self._states.get(message_id)
 
     def message(self, message_id: int) -> Message:
         return self._find(message_id)[0]
@@ -52,6 +55,9 @@ class MemoryStore:
             self._states[message_id] = state
         if report is not None:
             self.accept(report)
+
+    def note(self, message_id: int, state: State) -> None:
+        self._states[message_id] = state
 
     def flush(self) -> None:
         """Nothing to do: a dict is as durable as it gets."""

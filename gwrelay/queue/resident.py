@@ -1,7 +1,17 @@
 """Messages still in memory from accept to their first attempt, so that what is delivered
 at once is never read back from disk.  A budget bounds it; the rest waits on disk."""
 
+from typing import NamedTuple
+
 from gwrelay.message.envelope import Message
+from gwrelay.queue.store import State
+
+
+class Kept(NamedTuple):
+    message: Message
+    content: bytes
+    #: The newest, as the store has it encoded.
+    state: State
 
 
 class Resident:
@@ -9,21 +19,20 @@ class Resident:
 
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
-        self._kept: dict[int, tuple[Message, bytes]] = {}
+        self._kept: dict[int, Kept] = {}
 
-    def keep(self, message: Message, content: bytes) -> None:
+    def keep(self, message: Message, content: bytes, state: State) -> None:
         if len(content) <= self._left_bytes:
             self._left_bytes -= len(content)
-            self._kept[message.id] = (message, content)
+            self._kept[message.id] = Kept(message, content, state)
+
+    def amend(self, message_id: int, state: State) -> None:
+        if kept := self._kept.get(message_id):
+            self._kept[message_id] = kept._replace(state=state)
 
     def drop(self, message_id: int) -> None:
         if kept := self._kept.pop(message_id, None):
-            self._left_bytes += len(kept[1])
+            self._left_bytes += len(kept.content)
 
-    def message(self, message_id: int) -> Message | None:
-        kept = self._kept.get(message_id)
-        return kept[0] if kept else None
-
-    def content(self, message_id: int) -> bytes | None:
-        kept = self._kept.get(message_id)
-        return kept[1] if kept else None
+    def get(self, message_id: int) -> Kept | None:
+        return self._kept.get(message_id)

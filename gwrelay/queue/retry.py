@@ -5,6 +5,10 @@ Pure: ages, attempts and a random number in, seconds out.
 
 from typing import NamedTuple
 
+# What to do with mail that may have been delivered: leave it alone for a time and ask the same
+# host again; treat it like any other deferral; or leave it to the operator.
+WAIT, RETRY, HOLD = "wait", "retry", "hold"
+
 
 class RetryPolicy(NamedTuple):
     """All in seconds.  The last of `delays_s` repeats for ever."""
@@ -16,6 +20,9 @@ class RetryPolicy(NamedTuple):
     #: Share of each delay by which it varies, so that what failed together does not come
     #: back as one wave.
     jitter: float = 0.15
+    #: WAIT, RETRY or HOLD.
+    in_doubt: str = WAIT
+    in_doubt_wait_s: float = 900
 
     def expires_at(self, arrived_at: float, is_bounce: bool) -> float:
         return arrived_at + (self.bounce_lifetime_s if is_bounce else self.lifetime_s)
@@ -27,8 +34,15 @@ class RetryPolicy(NamedTuple):
 
     @property
     def longest_delay_s(self) -> float:
-        return max(self.delays_s) * (1 + self.jitter)
+        return max(max(self.delays_s) * (1 + self.jitter), self.in_doubt_wait_s)
 
     def next_due(self, attempts: int, now: float, expires_at: float, chance: float) -> float:
         """Unix seconds.  The last attempt comes at the end of the lifetime, not after it."""
         return min(now + self.delay_s(attempts, chance), max(expires_at, now))
+
+    def due_in_doubt(self, attempts: int, now: float, expires_at: float, chance: float) -> float:
+        """Likewise, after an attempt that may have delivered it.  The wait is never cut short,
+        not even for the end of the lifetime: the next hop may still be at work on it."""
+        if self.in_doubt == WAIT:
+            return now + self.in_doubt_wait_s
+        return self.next_due(attempts, now, expires_at, chance)

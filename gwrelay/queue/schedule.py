@@ -5,38 +5,60 @@ costs nothing for what is not.
 """
 
 from heapq import heapify, heappop, heappush
+from struct import Struct
 
-from gwrelay.queue.delivery import Delivery
+#: due_at, running number, message id, part.  The number keeps equal times in the order they were
+#: added in: of all that waits for a dead host, another one each time is the first to try it.
+#: Big-endian and none below zero, so they sort as bytes as they do as numbers.  A bytes object
+#: costs 64 bytes (the tuple and its numbers: 168), and the garbage collector, which would stop
+#: the gateway to walk a million tuples, never looks at it.
+_ENTRY = Struct(">dQQI")
+_LAST = 2**64 - 1, 2**64 - 1, 2**32 - 1
+
+#: (due_at in Unix seconds, message id, part): a part is its first recipient.
+Entry = tuple[float, int, int]
 
 
 class Schedule:
     def __init__(self) -> None:
-        # The running number keeps equal times in order, and deliveries from being compared.
-        self._heap: list[tuple[float, int, Delivery]] = []
+        # The same list for life: gc.freeze() at the start takes it, alone, out of every
+        # later collection.
+        self._heap: list[bytes] = []
         self._added = 0
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, delivery: Delivery) -> None:
-        """Wait until `delivery.due_at`."""
+    def add(self, due_at: float, message_id: int, part: int) -> None:
+        """Wait until `due_at` (Unix seconds)."""
         self._added += 1
-        heappush(self._heap, (delivery.due_at, self._added, delivery))
+        due_at = due_at if due_at > 0.0 else 0.0
+        heappush(self._heap, _ENTRY.pack(due_at, self._added, message_id, part))
 
-    def take_due(self, now: float, limit: int) -> list[Delivery]:
-        """At most `limit` deliveries whose time has come, earliest first."""
+    def take_due(self, now: float, limit: int) -> list[Entry]:
+        """At most `limit` whose time has come: earliest first."""
         heap = self._heap
-        due: list[Delivery] = []
-        while heap and heap[0][0] <= now and len(due) < limit:
-            due.append(heappop(heap)[2])
+        due: list[Entry] = []
+        if heap:
+            latest = _ENTRY.pack(now if now > 0.0 else 0.0, *_LAST)
+            while heap and heap[0] <= latest and len(due) < limit:
+                due_at, _, message_id, part = _ENTRY.unpack(heappop(heap))
+                due.append((due_at, message_id, part))
         return due
 
-    def remove(self, message_id: int) -> None:
-        """Take every delivery of a message out, due or not.  Costs O(n) of what waits."""
-        self._heap = [entry for entry in self._heap if entry[2].message_id != message_id]
-        heapify(self._heap)
+    def hasten(self, latest: float) -> None:
+        """Let nothing wait for longer than until `latest`.  Costs O(n) of what waits."""
+        heap = self._heap
+        for at, packed in enumerate(heap):
+            due_at, *rest = _ENTRY.unpack(packed)
+            if due_at > latest:
+                heap[at] = _ENTRY.pack(latest, *rest)
+        heapify(heap)
 
     @property
     def next_due_at(self) -> float | None:
         """Unix seconds; None when nothing waits."""
-        return self._heap[0][0] if self._heap else None
+        if not self._heap:
+            return None
+        due_at: float = _ENTRY.unpack(self._heap[0])[0]
+        return due_at

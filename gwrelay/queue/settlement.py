@@ -6,25 +6,37 @@ from typing import NamedTuple
 from gwrelay.errors import AccountingError
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.queue.delivery import Delivery
-from gwrelay.queue.retry import RetryPolicy
-from gwrelay.queue.store import Open
+from gwrelay.queue.retry import HOLD, RetryPolicy
+from gwrelay.queue.store import Doubt, Host, Open
 
 #: RFC 3463 3.5: delivery time expired.
 EXPIRED = "4.4.7"
 
 
 class Settlement(NamedTuple):
-    """`remaining` stays open, due again as it says; None when the delivery is over.
+    """`remaining` stays open: due again, or on hold, as each part says.  Several parts when
+    recipients fared differently; none when the delivery is over.
 
     `failed` are recipients, by index, that failed for good in this attempt; a DSN is owed
     about them unless the message is itself a bounce.  `expired` is the part of `failed`
     that was only deferred once too often.
     """
 
-    remaining: Open | None
+    remaining: tuple[Open, ...]
     failed: Mapping[int, Outcome]
     expired: frozenset[int]
     owes_dsn: bool
+
+
+_DELIVERED = Settlement((), {}, frozenset(), False)
+
+
+class _Stays(NamedTuple):
+    """How a recipient stays; those that stay alike stay together."""
+
+    held: str
+    doubt: Doubt | None
+    in_doubt: bool = False
 
 
 def settle(
@@ -37,25 +49,80 @@ def settle(
     """Decide what becomes of `delivery`.  `now` is Unix seconds, `chance` uniform in 0..1.
 
     Deferred recipients stay, due again when `policy` says; past the lifetime they fail
-    instead (RFC 5321 4.5.4.1), with the last reply as the reason.  Failed ones share one
-    DSN, owed only if the reverse-path is not null (RFC 5321 6.1).
+    instead (RFC 5321 4.5.4.1), with the last reply as the reason, unless they are held.
+    Failed ones share one DSN, owed only if the reverse-path is not null (RFC 5321 6.1).
 
     Raises AccountingError unless `outcomes` has exactly the delivery's recipients:
     losing one without a word is the bug this gateway may not have.
     """
     if outcomes.keys() != set(delivery.recipients):
         raise AccountingError(f"{delivery}: outcomes for {sorted(outcomes)}")
-    deferred = tuple(n for n in delivery.recipients if outcomes[n].kind is Kind.DEFERRED)
-    failed = {n: told for n, told in outcomes.items() if told.kind is Kind.FAILED}
+    if all(told.kind is Kind.DELIVERED for told in outcomes.values()):
+        return _DELIVERED
+    is_over = now >= policy.expires_at(delivery.arrived_at, delivery.is_bounce)
+    staying: dict[_Stays, list[int]] = {}
+    failed: dict[int, Outcome] = {}
+    expired = []
+    for n in delivery.recipients:
+        told = outcomes[n]
+        if told.kind is Kind.FAILED:
+            failed[n] = told
+        elif told.kind is Kind.DEFERRED:
+            stays = _stays(delivery, told, policy, now)
+            if is_over and not stays.held:
+                failed[n] = told._replace(kind=Kind.FAILED)
+                expired.append(n)
+            else:
+                staying.setdefault(stays, []).append(n)
+    remaining = tuple(
+        [_part(delivery, tuple(who), stays, policy, now, chance) for stays, who in staying.items()]
+    )
+    owes_dsn = bool(failed) and not delivery.is_bounce
+    return Settlement(remaining, failed, frozenset(expired), owes_dsn)
+
+
+def without_answer(
+    delivery: Delivery, host: Host, policy: RetryPolicy, now: float, chance: float
+) -> Open:
+    """What stays of `delivery` if no answer to the final dot, about to be sent to `host`, ever
+    comes: the same as after an attempt that ended in doubt."""
+    doubt = Doubt(host, now)
+    held = _doubtful(doubt) if policy.in_doubt == HOLD else ""
+    stays = _Stays(held, doubt, in_doubt=True)
+    return _part(delivery, delivery.recipients, stays, policy, now, chance)
+
+
+def _stays(delivery: Delivery, told: Outcome, policy: RetryPolicy, now: float) -> _Stays:
+    if told.in_doubt:
+        doubt = _doubt_at(delivery.doubt, told, now)
+        held = told.hold or (_doubtful(doubt) if policy.in_doubt == HOLD else "")
+        return _Stays(held, doubt, in_doubt=True)
+    # Who was to be asked again and could not be reached was asked: the attempt went on to
+    # others.  When nobody was tried at all, he is still the first to ask.
+    return _Stays(told.hold, None if told.exchange else delivery.doubt)
+
+
+def _doubt_at(noted: Doubt | None, told: Outcome, now: float) -> Doubt:
+    """As it was noted before the final dot, if it was: that knows the port too."""
+    if noted is not None and noted.host[:2] == (told.exchange, told.address):
+        return noted
+    return Doubt(Host(told.exchange, told.address), now)
+
+
+def _doubtful(doubt: Doubt) -> str:
+    return f"in doubt: {doubt.host.exchange}[{doubt.host.address}] may have taken it"
+
+
+def _part(
+    delivery: Delivery,
+    recipients: tuple[int, ...],
+    stays: _Stays,
+    policy: RetryPolicy,
+    now: float,
+    chance: float,
+) -> Open:
+    attempts = delivery.attempts + 1
     expires_at = policy.expires_at(delivery.arrived_at, delivery.is_bounce)
-    if deferred and now >= expires_at:
-        failed |= {n: outcomes[n]._replace(kind=Kind.FAILED) for n in deferred}
-        expired, deferred = frozenset(deferred), ()
-    else:
-        expired = frozenset()
-    remaining = None
-    if deferred:
-        attempts = delivery.attempts + 1
-        due_at = policy.next_due(attempts, now, expires_at, chance)
-        remaining = Open(delivery.destination, deferred, attempts, due_at)
-    return Settlement(remaining, failed, expired, bool(failed) and not delivery.is_bounce)
+    due = policy.due_in_doubt if stays.in_doubt else policy.next_due
+    due_at = due(attempts, now, expires_at, chance)
+    return Open(delivery.destination, recipients, attempts, due_at, stays.held, stays.doubt)

@@ -4,13 +4,14 @@ A message is one key: its Message is the record's head, its content the body, an
 State is what the spool amends.  The spool's errors become the gateway's here.
 """
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import spool
-from gwrelay.errors import StoreFailed, StoreFull
+from gwrelay.errors import StoreDamaged, StoreFailed, StoreFull
 from gwrelay.message.envelope import Message, message_name
 from gwrelay.queue.store import (
     NewMessage,
@@ -20,6 +21,8 @@ from gwrelay.queue.store import (
     encode_message,
     encode_state,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class SpoolStore:
@@ -38,9 +41,16 @@ class SpoolStore:
     def accept(self, new: NewMessage) -> None:
         self._write([_put(new)], wait=True)
 
-    def claim(self) -> Iterator[tuple[int, State]]:
-        for key, packed in self._log.items():
-            yield key, decode_state(packed)
+    def load(self) -> Iterator[list[tuple[int, State]]]:
+        with _translated():
+            for batch in self._log.load():
+                yield _decoded(batch)
+
+    def state(self, message_id: int) -> State | None:
+        try:
+            return decode_state(self._log.state(message_id))
+        except KeyError:
+            return None
 
     def message(self, message_id: int) -> Message:
         with _translated(message_id):
@@ -57,6 +67,10 @@ class SpoolStore:
         else:
             change = spool.Amend(message_id, encode_state(state))
         self._write([change] if report is None else [change, _put(report)], wait=False)
+
+    def note(self, message_id: int, state: State) -> None:
+        with _translated():
+            self._log.note([spool.Amend(message_id, encode_state(state))])
 
     def flush(self) -> None:
         with _translated():
@@ -84,8 +98,29 @@ def _translated(message_id: int = 0) -> Iterator[None]:
         raise StoreFailed(f"message {message_name(message_id)} is gone") from None
     except spool.SpoolFull as error:
         raise StoreFull(str(error)) from error
+    except spool.CorruptFrame as error:
+        if _may_pass(error.__cause__):
+            raise StoreFailed(str(error)) from error
+        raise StoreDamaged(str(error)) from error
     except (spool.SpoolError, OSError) as error:
         raise StoreFailed(str(error)) from error
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    """Whether the disk did not answer: what it has of the message may be whole all the same.
+    A file that is not there will not come back."""
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+
+
+def _decoded(batch: Iterable[tuple[int, bytes]]) -> list[tuple[int, State]]:
+    """One that makes no sense is left in the log, and must not keep the others from loading."""
+    found = []
+    for key, packed in batch:
+        try:
+            found.append((key, decode_state(packed)))
+        except StoreDamaged as error:
+            logger.error("message %s is not loaded: %s", message_name(key), error)
+    return found
 
 
 def _put(new: NewMessage) -> spool.Put:

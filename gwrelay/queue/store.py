@@ -4,23 +4,52 @@ A store keeps, for each message: its envelope and content, which never change, a
 *state*, which says what is still open and is replaced as a whole.  Pure: no backend here.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
+from gwrelay.errors import StoreDamaged
 from gwrelay.message.envelope import Envelope, Message, Recipient
+
+#: One recipient, as most messages have: by far the most frequent of all.
+_FIRST_ALONE = (0,)
+
+
+class Host(NamedTuple):
+    """One address of a next hop."""
+
+    #: Its name.
+    exchange: str
+    address: str
+    #: 0: the usual one.
+    port: int = 0
+
+
+class Doubt(NamedTuple):
+    """The final dot was sent to `host` and no answer came: it may have been delivered there
+    (RFC 5321 4.5.3.2.6)."""
+
+    host: Host
+    #: Unix seconds.
+    since: float
 
 
 class Open(NamedTuple):
-    """The part of a message that still waits for one destination."""
+    """A part of a message that waits for one destination, or is on hold.
+
+    No two parts of a message share a recipient, so the first one names its part.
+    """
 
     destination: str
-    #: Indexes into the envelope's recipients.
+    #: Indexes into the envelope's recipients; at least one.
     recipients: tuple[int, ...]
     attempts: int
     #: Unix seconds; survives a restart.
     due_at: float
+    #: Why it is on hold, not to be tried until it is released; "": it is not.
+    held: str = ""
+    doubt: Doubt | None = None
 
 
 class State(NamedTuple):
@@ -58,11 +87,17 @@ class Store(Protocol):
     def accept(self, new: NewMessage) -> None:
         """On return the message is durable."""
 
-    def claim(self) -> Iterator[tuple[int, State]]:
-        """Every message that is ours at start, oldest first."""
+    def load(self) -> Iterator[list[tuple[int, State]]]:
+        """Every message that is ours at start, in small lists, oldest first.  One that was
+        given out may be settled at once; those accepted meanwhile may be among them."""
+
+    def state(self, message_id: int) -> State | None:
+        """The newest state, durable or not; None when the message is gone.  Costs no disk
+        access.  Raises StoreDamaged when it makes no sense."""
 
     def message(self, message_id: int) -> Message:
-        """Raises StoreFailed when it is gone or cannot be read."""
+        """Raises StoreFailed when it is gone or cannot be read, StoreDamaged when what is
+        read is not what was written."""
 
     def content(self, message_id: int) -> Iterator[bytes]:
         """Likewise.  Never yields a byte that failed its checksum."""
@@ -74,6 +109,11 @@ class Store(Protocol):
         Does not wait for a sync, and is never refused: a disk that is full gets it later.
         Until flush() the report cannot be read back."""
 
+    def note(self, message_id: int, state: State) -> None:
+        """Replace the state by what a crash of this process may not forget, in the middle of
+        an attempt: on return the system has it.  Never waits for a sync: a power cut may
+        forget it until the next commit."""
+
     def flush(self) -> None:
         """All that was settled so far is durable on return; StoreFull, StoreFailed if not."""
 
@@ -81,13 +121,63 @@ class Store(Protocol):
 
 
 def encode_state(state: State) -> bytes:
-    packed: bytes = msgpack.packb(state)
+    """msgpack [arrived_at, is_bounce, part, ...].  A part is [destination, recipients, attempts,
+    due_at, held, exchange, address, port, since], without the end of it that is as at first.
+
+    One of these stays in memory for each message that waits: hence neither names nor defaults.
+    `recipients` is a number when they are the first so many, as for one destination.
+    """
+    arrived_at, is_bounce, parts = state
+    flat = [_flattened(part, arrived_at) for part in parts]
+    packed: bytes = msgpack.packb((arrived_at, is_bounce, *flat))
     return packed
 
 
 def decode_state(packed: bytes) -> State:
-    arrived_at, is_bounce, parts = msgpack.unpackb(packed, use_list=False)
-    return State(arrived_at, is_bounce, tuple(Open(*part) for part in parts))
+    """Raises StoreDamaged for what encode_state() does not write."""
+    try:
+        flat = msgpack.unpackb(packed, use_list=False)
+        arrived_at, is_bounce = flat[0], flat[1]
+        if len(flat) == 3:
+            # A million of these are read at a start.
+            return State(arrived_at, is_bounce, (_unflattened(arrived_at, flat[2]),))
+        return State(
+            arrived_at, is_bounce, tuple([_unflattened(arrived_at, part) for part in flat[2:]])
+        )
+    except (ValueError, TypeError, IndexError) as error:
+        raise StoreDamaged(f"the state makes no sense: {error}") from error
+
+
+def _flattened(part: Open, arrived_at: float) -> tuple[object, ...]:
+    destination, recipients, attempts, due_at, held, doubt = part
+    count = len(recipients)
+    who = count if recipients == _first_recipients(count) else recipients
+    if doubt is not None:
+        return destination, who, attempts, due_at, held, *doubt.host, doubt.since
+    if held:
+        return destination, who, attempts, due_at, held
+    if attempts or due_at != arrived_at:
+        return destination, who, attempts, due_at
+    return destination, who
+
+
+def _unflattened(arrived_at: float, flat: Sequence[Any]) -> Open:
+    who = flat[1]
+    recipients = _FIRST_ALONE if who == 1 else _first_recipients(who) if type(who) is int else who
+    if len(flat) == 4:
+        return Open(flat[0], recipients, flat[2], flat[3])
+    if len(flat) == 2:
+        return Open(flat[0], recipients, 0, arrived_at)
+    doubt = _doubt(*flat[5:]) if len(flat) > 5 else None
+    return Open(flat[0], recipients, flat[2], flat[3], flat[4], doubt)
+
+
+def _first_recipients(count: int) -> tuple[int, ...]:
+    return _FIRST_ALONE if count == 1 else tuple(range(count))
+
+
+def _doubt(exchange: str, address: str, port: int, since: float) -> Doubt:
+    return Doubt(Host(exchange, address, port), since)
 
 
 def encode_message(message: Message) -> bytes:
@@ -96,10 +186,14 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(packed: bytes) -> Message:
-    message_id, arrived_at, size_bytes, envelope = msgpack.unpackb(packed, use_list=False)
-    reverse_path, recipients, *rest = envelope
-    everybody = tuple(Recipient(*recipient) for recipient in recipients)
-    return Message(message_id, arrived_at, size_bytes, Envelope(reverse_path, everybody, *rest))
+    """Raises StoreDamaged for what encode_message() does not write."""
+    try:
+        message_id, arrived_at, size_bytes, envelope = msgpack.unpackb(packed, use_list=False)
+        reverse_path, recipients, *rest = envelope
+        everybody = tuple(Recipient(*recipient) for recipient in recipients)
+        return Message(message_id, arrived_at, size_bytes, Envelope(reverse_path, everybody, *rest))
+    except (ValueError, TypeError) as error:
+        raise StoreDamaged(f"the envelope makes no sense: {error}") from error
 
 
 def first_state(message: Message) -> State:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gwrelay.errors import AccountingError, ConnectionLost, StoreFailed
+from gwrelay.errors import AccountingError, ConnectionLost, StoreDamaged, StoreFailed
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
@@ -366,9 +366,12 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
 def _may_ask_another(verdict: Outcome | None) -> bool:
     """Whether another host may be asked about this recipient in the same attempt.
 
-    Not when it is in doubt: another host would surely deliver it a second time.
+    Not when it is in doubt: another host would surely deliver it a second time.  Nor when it
+    is to be held: what is damaged is damaged for all of them.
     """
-    return verdict is None or (verdict.kind is Kind.DEFERRED and not verdict.in_doubt)
+    return verdict is None or (
+        verdict.kind is Kind.DEFERRED and not verdict.in_doubt and not verdict.hold
+    )
 
 
 def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
@@ -381,4 +384,6 @@ def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list
 
 def _unreadable(recipients: Iterable[int], error: StoreFailed) -> dict[int, Outcome]:
     reply = Reply(451, "4.3.0", f"the spooled message cannot be read: {error}")
-    return dict.fromkeys(recipients, outcome.of_ours(outcome.CONTENT, reply))
+    hold = str(error) if isinstance(error, StoreDamaged) else ""
+    told = outcome.of_ours(outcome.CONTENT, reply)._replace(hold=hold)
+    return dict.fromkeys(recipients, told)

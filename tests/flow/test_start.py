@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.gateway import Gateway, StartGateway
+from support.clients import submit
+from support.gateway import Gateway, StartGateway, expected_once
+from support.peer import Peer
 from support.processes import Program
 
 
@@ -73,3 +75,43 @@ def test_the_soft_limit_of_open_files_is_raised_and_a_shortfall_named(tmp_path: 
         assert resource.prlimit(gateway.popen.pid, resource.RLIMIT_NOFILE) == (600, 600)
     finally:
         gateway.stop()
+
+
+def test_it_is_ready_at_once_and_delivers_what_it_loads(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    peer.always("RCPT", "450 4.2.0 later")
+    gateway = start_gateway("--smarthost", peer.spec, "--retry", "1s", "--jitter", "0")
+    recipients = [f"user{n}@there.example" for n in range(20)]
+    for recipient in recipients:
+        submit(gateway.port, "me@here.example", [recipient])
+    gateway.wait_for("deferred", count=20)
+    gateway.kill()
+    peer.always("RCPT", "250 2.1.5 now")
+    gateway.start()
+    gateway.wait_for("delivered", count=20)
+    expected_once(recipients, peer.arrived())
+    assert "loading what the spool holds" in gateway.log
+    assert "loaded 20 messages in " in gateway.log
+
+
+def test_content_damaged_on_disk_is_held_and_never_sent(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    peer.once("RCPT", "450 4.2.0 later", "450 4.2.0 later")
+    gateway = start_gateway("--smarthost", peer.spec, "--retry", "500ms", "--jitter", "0")
+    submit(
+        gateway.port, "me@here.example", ["bad@there.example"], b"Subject: x\r\n\r\nDAMAGE ME\r\n"
+    )
+    submit(gateway.port, "me@here.example", ["good@there.example"])
+    for segment in gateway.spool.glob("worker-0/*.segment"):
+        at = segment.read_bytes().find(b"DAMAGE ME")
+        if at >= 0:
+            with segment.open("r+b") as file:
+                file.seek(at)
+                file.write(b"GARBAGE!!")
+    [held] = gateway.wait_for("held")
+    gateway.wait_for("delivered", recipient="good@there.example")
+    assert "offset" in held["reason"]
+    assert f"message {held['id']} to there.example is held: " in gateway.log
+    assert expected_once(["good@there.example"], peer.arrived()) is None

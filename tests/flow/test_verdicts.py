@@ -18,7 +18,16 @@ CONTENT = b"Subject: about it\r\nX-Mine: kept\r\n\r\nHello.\r\n"
 @pytest.fixture
 def gateway(start_gateway: StartGateway, peer: Peer) -> Gateway:
     """One that soon tries again."""
-    return start_gateway("--smarthost", peer.spec, "--retry", "300ms", "--mx-bad-time", "200ms")
+    return start_gateway(
+        "--smarthost",
+        peer.spec,
+        "--retry",
+        "300ms",
+        "--in-doubt-wait",
+        "300ms",
+        "--mx-bad-time",
+        "200ms",
+    )
 
 
 def report_for(peer: Peer, sender: str = SENDER) -> email.message.Message:
@@ -86,7 +95,7 @@ def test_a_temporary_trouble_is_tried_again_and_delivered_once(
 def test_a_connection_lost_after_the_final_dot_is_said_to_be_in_doubt(
     start_gateway: StartGateway, peer: Peer
 ) -> None:
-    gateway = start_gateway("--smarthost", peer.spec, "--retry", "300ms")
+    gateway = start_gateway("--smarthost", peer.spec, "--in-doubt-wait", "300ms")
     peer.once(".", DROP)
     submit(gateway.port, SENDER, [YOU], CONTENT)
     [deferred] = gateway.wait_for("deferred")

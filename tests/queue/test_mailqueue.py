@@ -14,12 +14,14 @@ from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.store import NewMessage, State
+from gwrelay.queue.store import Doubt, Host, NewMessage, State
 from support.faulty_files import FaultyDisk
-from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, IN_DOUBT, envelope
+from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, envelope, loaded
 from support.table_resolver import SetClock
 
-POLICY = RetryPolicy((60, 300), lifetime_s=1000, bounce_lifetime_s=500, jitter=0.0)
+POLICY = RetryPolicy(
+    (60, 300), lifetime_s=1000, bounce_lifetime_s=500, jitter=0.0, in_doubt_wait_s=200
+)
 
 
 class CountingStore(MemoryStore):
@@ -122,7 +124,7 @@ def test_a_delivered_message_is_done_and_gone(queue: Queue, store: CountingStore
     message_id = queue.add_message(envelope("b@b.test"), CONTENT)
     assert settle(queue, take(queue)["b.test"], DELIVERED) is None
     assert (len(queue), queue.get_relayed()) == (0, 1)
-    assert list(store.claim()) == []
+    assert loaded(store) == []
     with pytest.raises(StoreFailed, match="is gone"):
         queue.get_envelope(message_id)
 
@@ -145,16 +147,30 @@ def test_set_waiting_counts_no_attempt_and_writes_nothing(
     queue: Queue, store: CountingStore, clock: SetClock
 ) -> None:
     queue.add_message(envelope("b@b.test"), CONTENT)
-    before = list(store.claim())
+    before = loaded(store)
+    queue.set_waiting(take(queue)["b.test"])
     delivery = take(queue)["b.test"]
-    queue.set_waiting(delivery)
-    assert take(queue) == {"b.test": delivery}
     queue.set_waiting(delivery, clock.now + 10)
     assert take(queue) == {}
     clock.advance(10)
-    assert take(queue) == {"b.test": delivery}
-    assert delivery.attempts == 0
-    assert list(store.claim()) == before
+    delivery = take(queue)["b.test"]
+    assert (delivery.attempts, delivery.due_at, delivery.recipients) == (0, clock.now, (0,))
+    assert loaded(store) == before
+
+
+def test_of_what_is_put_off_to_one_time_another_comes_first_each_time(
+    queue: Queue, clock: SetClock
+) -> None:
+    """Else the same message would try a dead host again and again, and the others never."""
+    ids = [queue.add_message(envelope("b@b.test"), CONTENT) for _ in range(3)]
+    firsts = []
+    for _ in range(3):
+        first, *others = queue.get_waiting()
+        firsts.append(first.message_id)
+        for delivery in (*others, first):
+            queue.defer(delivery, 30)
+        clock.advance(30)
+    assert firsts == ids
 
 
 def test_defer_is_set_waiting_for_so_many_seconds(queue: Queue, clock: SetClock) -> None:
@@ -171,7 +187,7 @@ def test_what_is_put_off_comes_back_at_the_end_of_its_lifetime(
     queue.set_waiting(delivery, clock.now + 5000)
     assert queue.next_due_at == clock.now + 1000
     clock.advance(1000)
-    assert take(queue) == {"b.test": delivery}
+    delivery = take(queue)["b.test"]
     # Past it, the time that was asked for: at once would be a loop without an end.
     queue.set_waiting(delivery, clock.now + 60)
     assert queue.next_due_at == clock.now + 60
@@ -231,9 +247,9 @@ def test_a_settlement_the_store_refuses_has_not_happened(
     store.fails.clear()
     queue.defer(taken["b.test"], 0)
     settle(queue, taken["c.test"], DELIVERED)
-    assert len(list(store.claim())) == 1
+    assert len(loaded(store)) == 1
     settle(queue, take(queue)["b.test"], DELIVERED)
-    assert list(store.claim()) == []
+    assert loaded(store) == []
     assert len(queue) == 0
 
 
@@ -244,12 +260,12 @@ def test_done_drops_a_message_wherever_it_is(queue: Queue, store: CountingStore)
     stays = queue.add_message(envelope("b@b.test"), CONTENT)
     settle(queue, taken["d.test"], DEFERRED)
     queue.done(gone)
-    assert [message_id for message_id, _ in store.claim()] == [stays]
+    assert [message_id for message_id, _ in loaded(store)] == [stays]
     assert len(queue) == 1
     assert [d.message_id for d in queue.get_waiting()] == [stays]
     with pytest.raises(AccountingError):
         settle(queue, taken["b.test"], DEFERRED)
-    assert [message_id for message_id, _ in store.claim()] == [stays]
+    assert [message_id for message_id, _ in loaded(store)] == [stays]
 
 
 def test_on_change_is_called_by_everything_that_may_be_due(queue: Queue) -> None:
@@ -278,11 +294,11 @@ def test_destinations_settle_in_any_order_and_the_last_drops_the_message(
     queue.add_message(envelope("x@b.test", "y@c.test", "z@d.test"), CONTENT)
     taken = take(queue)
     for n, letter in enumerate(order):
-        assert len(list(store.claim())) == 1
+        assert len(loaded(store)) == 1
         assert queue.get_relayed() == 0
         settle(queue, taken[f"{letter}.test"], DELIVERED)
         assert len(queue) == 2 - n
-    assert list(store.claim()) == []
+    assert loaded(store) == []
     assert queue.get_relayed() == 1
 
 
@@ -335,6 +351,171 @@ def test_a_clock_that_was_ahead_keeps_nothing_waiting_after_a_restart(
     assert not queue.has_expired(taken["c.test"])
     clock.advance(700)
     assert queue.has_expired(taken["c.test"]), "it would live for as long as the clock was ahead"
+
+
+def test_a_clock_set_back_keeps_nothing_waiting_for_as_long_again(
+    queue: Queue, clock: SetClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.advance(1e6)
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    settle(queue, take(queue)["b.test"], DEFERRED)
+    clock.advance(-1e6)
+    assert take(queue) == {}
+    assert "went back" in caplog.text
+    clock.advance(POLICY.longest_delay_s)
+    assert set(take(queue)) == {"b.test"}
+
+
+# -- in doubt ---------------------------------------------------------------------------------
+
+HOST = Host("mx.test", "192.0.2.1", 2525)
+
+
+def with_policy(store: MemoryStore, clock: SetClock, in_doubt: str) -> Queue:
+    return Queue(
+        store,
+        retry=POLICY._replace(in_doubt=in_doubt),
+        hostname="gw.test",
+        clock=clock,
+        chance=lambda: 0.5,
+    )
+
+
+@pytest.mark.parametrize(("in_doubt", "delay_s"), [("wait", 200), ("retry", 60)])
+def test_what_was_noted_in_doubt_is_in_doubt_after_a_restart(
+    store: CountingStore, clock: SetClock, in_doubt: str, delay_s: float
+) -> None:
+    queue = with_policy(store, clock, in_doubt)
+    queue.add_message(envelope("a@b.test", "b@b.test", "c@c.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    queue.note_in_doubt(delivery, HOST)
+    assert delivery.doubt == Doubt(HOST, clock.now)
+    noted_at = clock.now
+    queue = with_policy(store, clock, in_doubt)
+    assert set(take(queue)) == {"c.test"}
+    clock.advance(delay_s - 1)
+    assert take(queue) == {}
+    clock.advance(1)
+    again = take(queue)["b.test"]
+    assert (again.recipients, again.attempts) == ((0, 1), 1)
+    assert again.doubt == Doubt(HOST, noted_at)
+
+
+def test_under_hold_what_was_noted_in_doubt_is_held_after_a_restart(
+    store: CountingStore, clock: SetClock
+) -> None:
+    queue = with_policy(store, clock, "hold")
+    message_id = queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    queue.note_in_doubt(take(queue)["b.test"], HOST)
+    assert queue.get_held() == [], "it is being relayed"
+    queue = with_policy(store, clock, "hold")
+    assert (queue.get_held(), set(take(queue))) == ([message_id], {"c.test"})
+    assert len(queue) == 2
+
+
+@pytest.mark.parametrize("told", [DELIVERED, DEFERRED, FAILED])
+@pytest.mark.parametrize("in_doubt", ["wait", "hold"])
+def test_an_answer_ends_the_doubt(
+    store: CountingStore, clock: SetClock, told: Outcome, in_doubt: str
+) -> None:
+    queue = with_policy(store, clock, in_doubt)
+    message_id = queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    taken = take(queue)
+    queue.note_in_doubt(taken["b.test"], HOST)
+    settle(queue, taken["b.test"], told)
+    state = store.state(message_id)
+    assert state is not None
+    assert all(part.doubt is None and not part.held for part in state.open)
+    assert queue.get_held() == []
+    assert with_policy(store, clock, in_doubt).get_held() == []
+
+
+def test_other_parts_keep_what_was_noted_of_one(store: CountingStore, clock: SetClock) -> None:
+    queue = with_policy(store, clock, "wait")
+    message_id = queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    taken = take(queue)
+    queue.note_in_doubt(taken["b.test"], HOST)
+    settle(queue, taken["c.test"], DEFERRED)
+    state = store.state(message_id)
+    assert state is not None
+    doubts = {part.destination: part.doubt for part in state.open}
+    assert doubts == {"b.test": Doubt(HOST, clock.now), "c.test": None}
+
+
+def test_only_what_is_being_relayed_can_be_in_doubt(queue: Queue) -> None:
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    queue.set_waiting(delivery)
+    with pytest.raises(AccountingError):
+        queue.note_in_doubt(delivery, HOST)
+    assert delivery.doubt is None
+
+
+def test_recipients_in_doubt_go_their_own_way(queue: Queue, clock: SetClock) -> None:
+    queue.add_message(envelope("a@b.test", "b@b.test", "c@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    queue.settle(delivery, {0: DEFERRED, 1: IN_DOUBT, 2: DEFERRED})
+    assert len(queue) == 2
+    clock.advance(60)
+    [others] = queue.get_waiting()
+    assert (others.recipients, others.doubt) == ((0, 2), None)
+    queue.settle(others, dict.fromkeys((0, 2), DELIVERED))
+    clock.advance(140)
+    [doubtful] = queue.get_waiting()
+    assert doubtful.recipients == (1,)
+    assert doubtful.doubt is not None
+    queue.settle(doubtful, {1: DELIVERED})
+    assert (len(queue), queue.get_relayed()) == (0, 1)
+
+
+# -- on hold ----------------------------------------------------------------------------------
+
+
+def test_what_is_damaged_is_held_and_never_tried_again(
+    queue: Queue, store: CountingStore, clock: SetClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    message_id = queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    taken = take(queue)
+    assert settle(queue, taken["b.test"], HELD) is None
+    assert "held: checksum" in caplog.text
+    assert queue.get_held() == [message_id]
+    settle(queue, taken["c.test"], DELIVERED)
+    for _ in range(2):
+        clock.advance(5000)
+        assert (queue.get_waiting(), queue.has_waiting(), len(queue)) == ([], False, 1)
+        assert queue.get_held() == [message_id]
+        queue = reopened(store, clock)
+
+
+def test_what_is_released_is_tried_at_once(
+    queue: Queue, store: CountingStore, clock: SetClock
+) -> None:
+    message_id = queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    settle(queue, take(queue)["b.test"], HELD)
+    clock.advance(100)
+    calls: list[str] = []
+    queue.on_change = lambda: calls.append("changed")
+    assert queue.release(message_id) == 1
+    assert calls
+    assert queue.get_held() == []
+    delivery = take(queue)["b.test"]
+    assert (delivery.attempts, delivery.due_at) == (1, clock.now)
+    assert queue.release(message_id) == 0
+    assert set(take(reopened(store, clock))) == {"b.test", "c.test"}
+    settle(queue, delivery, DELIVERED)
+    assert len(queue) == 1
+
+
+def test_what_is_gone_cannot_be_released(queue: Queue) -> None:
+    with pytest.raises(StoreFailed, match="is gone"):
+        queue.release(12345)
+
+
+def test_a_held_message_can_be_dropped(queue: Queue, store: CountingStore) -> None:
+    message_id = queue.add_message(envelope("b@b.test"), CONTENT)
+    settle(queue, take(queue)["b.test"], HELD)
+    queue.done(message_id)
+    assert (len(queue), queue.get_held(), loaded(store)) == (0, [], [])
 
 
 # -- lifetime ---------------------------------------------------------------------------------

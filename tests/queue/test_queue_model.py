@@ -6,6 +6,8 @@ was not yet synced (twice is permitted), and must never take one away.
 
 import shutil
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -17,26 +19,40 @@ from gwrelay.message.outcome import Kind
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
-from gwrelay.queue.retry import RetryPolicy
+from gwrelay.queue.retry import HOLD, RETRY, WAIT, RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.store import Store
-from support.faulty_files import FaultyDisk
-from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, IN_DOUBT
+from gwrelay.queue.store import Doubt, Host, State, Store
+from support.faulty_files import FaultyDisk, Rounds
+from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, loaded
 
-POLICY = RetryPolicy((10, 60), lifetime_s=300, bounce_lifetime_s=100, jitter=0.2)
+POLICY = RetryPolicy(
+    (10, 60), lifetime_s=300, bounce_lifetime_s=100, jitter=0.2, in_doubt_wait_s=30
+)
 DESTINATIONS = ("b.test", "c.test", "d.test")
-OUTCOMES = (DELIVERED, DEFERRED, FAILED, IN_DOUBT)
+OUTCOMES = (DELIVERED, DEFERRED, FAILED, IN_DOUBT, HELD)
+HOST = Host(IN_DOUBT.exchange, IN_DOUBT.address, 2525)
 
 #: One recipient of one message.
 Who = tuple[int, int]
+
+
+class SteppedStore(MemoryStore):
+    """Gives out one message at a time, as it is then."""
+
+    def load(self) -> Iterator[list[tuple[int, State]]]:
+        for message_id in sorted(self._states):
+            if message_id in self._states:
+                yield [(message_id, self._states[message_id])]
 
 
 class QueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.store: Store = MemoryStore()
-        self.queue = self.start()
+        self.store: Store = SteppedStore()
+        #: The policy of the present queue.
+        self.in_doubt = WAIT
+        self.queue = self.start(load_later=False)
         self.envelopes: dict[int, Envelope] = {}
         self.open: set[Who] = set()
         #: How each recipient ended.  Both a loss and a second delivery would show here.
@@ -44,11 +60,14 @@ class QueueMachine(RuleBasedStateMachine):
         #: Ended since the last sync.
         self.unsynced: set[Who] = set()
         self.relaying: list[Delivery] = []
+        #: On hold.
+        self.held: set[Who] = set()
 
-    def start(self) -> Queue:
+    def start(self, load_later: bool) -> Queue:
         return Queue(
             self.store,
-            retry=POLICY,
+            load_later=load_later,
+            retry=POLICY._replace(in_doubt=self.in_doubt),
             hostname="gw.test",
             resident_bytes=3 * len(CONTENT),
             clock=lambda: self.now,
@@ -65,13 +84,19 @@ class QueueMachine(RuleBasedStateMachine):
 
     def end(self, who: Who, how: str) -> None:
         self.open.remove(who)
+        self.held.discard(who)
         self.ended[who].append(how)
         self.unsynced.add(who)
 
-    def open_at(self, message_id: int, destination: str) -> set[int]:
-        recipients = self.envelopes[message_id].recipients
-        found = {n for m, n in self.open if m == message_id}
-        return {n for n in found if recipients[n].domain == destination}
+    def domain(self, who: Who) -> str:
+        return self.envelopes[who[0]].recipients[who[1]].domain
+
+    def whose(self, delivery: Delivery) -> set[Who]:
+        return {(delivery.message_id, n) for n in delivery.recipients}
+
+    @property
+    def in_hand(self) -> set[Who]:
+        return {who for delivery in self.relaying for who in self.whose(delivery)}
 
     # -- what may happen, in any order -----------------------------------------------------
 
@@ -87,15 +112,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4))
     def take(self, limit: int) -> None:
-        for delivery in self.queue.get_waiting(limit):
+        due = self.queue.get_waiting(limit)
+        assert [d.due_at for d in due] == sorted(d.due_at for d in due)
+        for delivery in due:
             assert delivery.due_at <= self.now
-            assert set(delivery.recipients) == self.open_at(
-                delivery.message_id, delivery.destination
-            )
-            assert delivery.recipients, "a delivery to nobody"
-            assert (delivery.message_id, delivery.destination) not in {
-                (d.message_id, d.destination) for d in self.relaying
-            }
+            whose = self.whose(delivery)
+            assert whose, "a delivery to nobody"
+            assert whose <= self.open, "delivered again"
+            assert not whose & (self.held | self.in_hand)
+            assert {self.domain(who) for who in whose} == {delivery.destination}
             assert b"".join(self.queue.get_content(delivery.message_id))
             self.relaying.append(delivery)
 
@@ -104,6 +129,20 @@ class QueueMachine(RuleBasedStateMachine):
     def settle(self, pick: int, told: list) -> None:
         delivery = self.relaying.pop(pick % len(self.relaying))
         self.settle_as(delivery, dict(zip(delivery.recipients, told, strict=False)))
+
+    @precondition(lambda self: self.relaying)
+    @rule(pick=st.integers(0, 1000))
+    def note_in_doubt(self, pick: int) -> None:
+        delivery = self.relaying[pick % len(self.relaying)]
+        self.queue.note_in_doubt(delivery, HOST)
+        assert delivery.doubt == Doubt(HOST, self.now)
+
+    @precondition(lambda self: self.held)
+    @rule(pick=st.integers(0, 1000))
+    def release(self, pick: int) -> None:
+        message_id = sorted(self.held)[pick % len(self.held)][0]
+        self.queue.release(message_id)
+        self.held = {who for who in self.held if who[0] != message_id}
 
     def settle_as(self, delivery: Delivery, told: dict) -> None:
         message_id = delivery.message_id
@@ -114,6 +153,8 @@ class QueueMachine(RuleBasedStateMachine):
         for n, verdict in told.items():
             if verdict.kind is Kind.DELIVERED:
                 self.end((message_id, n), "delivered")
+            elif verdict.hold or (verdict.in_doubt and self.in_doubt == HOLD):
+                self.held.add((message_id, n))
             elif verdict.kind is Kind.FAILED or expired:
                 self.end((message_id, n), "failed")
                 failed.append(n)
@@ -146,26 +187,29 @@ class QueueMachine(RuleBasedStateMachine):
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule()
-    def restart(self) -> None:
-        self.check_claimed(set())
+    @rule(in_doubt=st.sampled_from([WAIT, RETRY, HOLD]), load_later=st.booleans())
+    def restart(self, in_doubt: str, load_later: bool) -> None:
+        self.in_doubt = in_doubt
+        self.check_loaded(set(), load_later)
 
-    def check_claimed(self, may_be_back: set[Who]) -> None:
+    @rule(lists=st.integers(1, 3))
+    def load(self, lists: int) -> None:
+        """Some of what there was at the start; whatever else happens meanwhile."""
+        self.queue.load(Rounds(lists))
+
+    def check_loaded(self, may_be_back: set[Who], load_later: bool) -> None:
         """Start anew on what the store has; those of `may_be_back` may be open again."""
         self.relaying.clear()
-        back = {
-            (message_id, n)
-            for message_id, state in self.store.claim()
-            for part in state.open
-            for n in part.recipients
-        }
+        parts = [(m, part) for m, state in loaded(self.store) for part in state.open]
+        back = {(message_id, n) for message_id, part in parts for n in part.recipients}
+        self.held = {(m, n) for m, part in parts for n in part.recipients if part.held}
         assert self.open <= back, "lost"
         assert back <= self.open | may_be_back, "open again"
         for who in back - self.open:
             self.ended[who].pop()
         self.open = back
         self.unsynced.clear()
-        self.queue = self.start()
+        self.queue = self.start(load_later)
 
     # -- what must hold --------------------------------------------------------------------
 
@@ -176,16 +220,25 @@ class QueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_queue_counts_what_is_open(self) -> None:
-        destinations = {
-            (message_id, self.envelopes[message_id].recipients[n].domain)
-            for message_id, n in self.open
-        }
-        assert len(self.queue) == len(destinations)
-        assert len(self.queue.get_relaying()) == len(self.relaying)
-        assert (self.queue.next_due_at is not None) == self.queue.has_waiting()
+        queue = self.queue
+        assert len(queue.get_relaying()) == len(self.relaying)
+        if queue.has_waiting():
+            assert queue.next_due_at is not None
+        if not queue.is_loaded:
+            return
+        parts = [part for _, state in loaded(self.store) for part in state.open]
+        if isinstance(self.store, MemoryStore):
+            assert len(queue) == len(parts)
+        waits = self.open - self.held - self.in_hand
+        assert queue.has_waiting() == bool(waits)
+        assert queue.get_held() == sorted({m for m, _ in self.held})
 
     def teardown(self) -> None:
         """Whatever happened, what is open can be delivered, and then nothing is left."""
+        self.queue.load(threading.Event())
+        for message_id in sorted({m for m, _ in self.held}):
+            self.queue.release(message_id)
+        self.held.clear()
         for delivery in list(self.relaying):
             self.settle_as(delivery, dict.fromkeys(delivery.recipients, DELIVERED))
         self.relaying.clear()
@@ -196,7 +249,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.open == set()
         assert len(self.queue) == 0
         assert all(len(ends) == 1 for ends in self.ended.values())
-        self.restart()
+        self.restart(WAIT, load_later=False)
         assert len(self.queue) == 0
 
 
@@ -208,10 +261,10 @@ class SpoolQueueMachine(QueueMachine):
         self.disk = FaultyDisk(self.directory, seed=1)
         super().__init__()
 
-    def start(self) -> Queue:
+    def start(self, load_later: bool) -> Queue:
         if isinstance(self.store, MemoryStore):
             self.store = self.open_store()
-        return super().start()
+        return super().start(load_later)
 
     def open_store(self) -> SpoolStore:
         log = open_spool(
@@ -219,17 +272,17 @@ class SpoolQueueMachine(QueueMachine):
         )
         return SpoolStore(log)
 
-    @rule()
-    def restart(self) -> None:
+    @rule(in_doubt=st.sampled_from([WAIT, RETRY, HOLD]), load_later=st.booleans())
+    def restart(self, in_doubt: str, load_later: bool) -> None:
         self.store.close()
         self.store = self.open_store()
-        self.check_claimed(set())
+        super().restart(in_doubt, load_later)
 
-    @rule()
-    def crash(self) -> None:
+    @rule(load_later=st.booleans())
+    def crash(self, load_later: bool) -> None:
         self.disk.crash()
         self.store = self.open_store()
-        self.check_claimed(set(self.unsynced))
+        self.check_loaded(set(self.unsynced), load_later)
 
     def teardown(self) -> None:
         try:

@@ -70,3 +70,28 @@ def test_the_defaults_give_a_message_five_days_and_a_bounce_one() -> None:
     assert policy.delays_s[-1] == 4 * 3600
     assert policy.lifetime_s == 5 * 86400
     assert policy.bounce_lifetime_s == 86400
+
+
+@pytest.mark.parametrize(
+    ("in_doubt", "expires_at", "due"),
+    [
+        # The wait, whatever the schedule says, and whole even at the end of the lifetime.
+        ("wait", 10_000, 1_900),
+        ("wait", 1_100, 1_900),
+        ("wait", 500, 1_900),
+        # As after any other deferral.
+        ("retry", 10_000, 1_300),
+        ("retry", 1_100, 1_100),
+        ("hold", 10_000, 1_300),
+    ],
+)
+def test_what_is_in_doubt_is_due_by_the_policy(
+    in_doubt: str, expires_at: float, due: float
+) -> None:
+    policy = STEADY._replace(in_doubt=in_doubt, in_doubt_wait_s=900)
+    assert policy.due_in_doubt(2, 1_000, expires_at, 0.9) == due
+
+
+def test_the_longest_delay_is_the_wait_in_doubt_when_that_is_longer() -> None:
+    assert STEADY.longest_delay_s == 3600
+    assert STEADY._replace(in_doubt_wait_s=5000).longest_delay_s == 5000

@@ -14,11 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spool
-from gwrelay.errors import StoreFailed, StoreFull
-from gwrelay.message.envelope import Envelope, Message, Recipient
+from gwrelay.errors import StoreDamaged, StoreFailed, StoreFull
+from gwrelay.message.envelope import Envelope, Message, Recipient, message_name
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.store import (
+    Doubt,
+    Host,
     NewMessage,
     Open,
     State,
@@ -29,8 +31,9 @@ from gwrelay.queue.store import (
     encode_state,
     first_state,
 )
+from spool.files import Files
 from support.faulty_files import Crash, FaultyDisk
-from support.mail import CONTENT, envelope
+from support.mail import CONTENT, envelope, loaded
 
 ENVELOPE = Envelope(
     "späher@a.test",
@@ -98,12 +101,12 @@ def test_an_accepted_message_is_given_back_as_it_was(stand: Stand) -> None:
     store = stand.again()
     assert store.message(new.message.id) == new.message
     assert b"".join(store.content(new.message.id)) == CONTENT
-    assert list(store.claim()) == [(new.message.id, new.state)]
+    assert loaded(store) == [(new.message.id, new.state)]
 
 
-def test_messages_are_claimed_oldest_first(stand: Stand) -> None:
+def test_messages_are_loaded_oldest_first(stand: Stand) -> None:
     ids = [accept(stand.store).message.id for _ in range(20)]
-    assert [message_id for message_id, _ in stand.again().claim()] == ids
+    assert [message_id for message_id, _ in loaded(stand.again())] == ids
 
 
 def test_an_empty_content_is_a_content(stand: Stand) -> None:
@@ -135,7 +138,7 @@ def test_pieces_alone_are_no_message(stand: Stand) -> None:
     message_id = stand.store.next_id()
     stand.store.add_piece(message_id, 0, b"half of it")
     stand.store.flush()
-    assert list(stand.again().claim()) == []
+    assert loaded(stand.again()) == []
 
 
 def test_discarded_pieces_are_gone(stand: Stand) -> None:
@@ -144,7 +147,7 @@ def test_discarded_pieces_are_gone(stand: Stand) -> None:
     stand.store.discard(message_id)
     stand.store.flush()
     store = stand.again()
-    assert list(store.claim()) == []
+    assert loaded(store) == []
     with pytest.raises(StoreFailed, match="is gone"):
         store.message(message_id)
 
@@ -155,9 +158,27 @@ def test_settling_replaces_the_state_and_nothing_else(stand: Stand) -> None:
     stand.store.settle(new.message.id, later, None)
     stand.store.flush()
     store = stand.again()
-    assert dict(store.claim()) == {new.message.id: later, other.message.id: other.state}
+    assert dict(loaded(store)) == {new.message.id: later, other.message.id: other.state}
     assert store.message(new.message.id) == new.message
     assert b"".join(store.content(new.message.id)) == CONTENT
+
+
+def test_the_state_is_the_newest_whether_durable_or_not(stand: Stand) -> None:
+    new = accept(stand.store)
+    assert stand.store.state(new.message.id) == new.state
+    later = new.state._replace(open=(Open("b.test", (2,), 7, 12345.5),))
+    stand.store.settle(new.message.id, later, None)
+    assert stand.store.state(new.message.id) == later
+    noted = new.state._replace(
+        open=(Open("b.test", (2,), 8, 22345.5, "", Doubt(Host("mx.test", "192.0.2.1"), 3.5)),)
+    )
+    stand.store.note(new.message.id, noted)
+    assert stand.store.state(new.message.id) == noted
+    store = stand.again()
+    assert store.state(new.message.id) == noted
+    store.settle(new.message.id, None, None)
+    assert store.state(new.message.id) is None
+    assert store.state(12345) is None
 
 
 def test_settling_with_no_state_drops_the_message(stand: Stand) -> None:
@@ -165,7 +186,7 @@ def test_settling_with_no_state_drops_the_message(stand: Stand) -> None:
     stand.store.settle(new.message.id, None, None)
     stand.store.flush()
     store = stand.again()
-    assert [message_id for message_id, _ in store.claim()] == [other.message.id]
+    assert [message_id for message_id, _ in loaded(store)] == [other.message.id]
     with pytest.raises(StoreFailed, match="is gone"):
         store.message(new.message.id)
     with pytest.raises(StoreFailed, match="is gone"):
@@ -183,7 +204,7 @@ def test_a_report_comes_with_the_settlement_that_causes_it(stand: Stand, dropped
     expected = {report.message.id: report.state}
     if later is not None:
         expected[new.message.id] = later
-    assert dict(store.claim()) == expected
+    assert dict(loaded(store)) == expected
     assert store.message(report.message.id) == report.message
     assert b"".join(store.content(report.message.id)) == b"it failed"
 
@@ -199,18 +220,58 @@ def test_a_message_that_never_was_cannot_be_read(stand: Stand) -> None:
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 TIMES = st.floats(min_value=0, max_value=4e9)
+RECIPIENTS = st.one_of(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=5, unique=True),
+    st.integers(1, 1000).map(range),
+).map(tuple)
+HOSTS = st.builds(Host, NAMES, NAMES, st.integers(0, 65535))
 PARTS = st.builds(
     Open,
     NAMES,
-    st.lists(st.integers(0, 1000), max_size=5).map(tuple),
+    RECIPIENTS,
     st.integers(0, 1000),
     TIMES,
+    st.one_of(st.just(""), NAMES),
+    st.one_of(st.none(), st.builds(Doubt, HOSTS, TIMES)),
 )
 
 
 @given(st.builds(State, TIMES, st.booleans(), st.lists(PARTS, max_size=4).map(tuple)))
 def test_a_state_survives_being_encoded(state: State) -> None:
-    assert decode_state(encode_state(state)) == state
+    decoded = decode_state(encode_state(state))
+    assert decoded == state
+    # Equal tuples need not be NamedTuples, and somebody will ask them for a host.
+    assert [p.doubt and p.doubt.host.address for p in decoded.open] == [
+        p.doubt and p.doubt.host.address for p in state.open
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "size"),
+    [
+        (Open("b.test", (0,), 0, 1000.25), 20),
+        (Open("b.test", tuple(range(1000)), 0, 1000.25), 22),
+        (Open("b.test", (0,), 3, 2000.5), 30),
+        (Open("b.test", (2,), 3, 2000.5), 31),
+        (Open("b.test", (0,), 3, 2000.5, "", Doubt(Host("mx", "192.0.2.1", 25), 5.5)), 54),
+    ],
+    ids=["new", "to a thousand", "deferred", "one of three", "in doubt"],
+)
+def test_a_state_is_as_small_as_it_says(part: Open, size: int) -> None:
+    """It is kept in memory for each message that waits."""
+    assert len(encode_state(State(1000.25, False, (part,)))) == size
+
+
+@pytest.mark.parametrize("packed", [b"", b"\x90", b"\x93\x01\xc2\x91\x01", b"\xc1", b"x" * 30])
+def test_a_state_that_makes_no_sense_is_damaged(packed: bytes) -> None:
+    with pytest.raises(StoreDamaged, match="makes no sense"):
+        decode_state(packed)
+
+
+@pytest.mark.parametrize("packed", [b"", b"\x90", b"\x94\x01\x02\x03\x04", b"\xc1", b"x" * 30])
+def test_an_envelope_that_makes_no_sense_is_damaged(packed: bytes) -> None:
+    with pytest.raises(StoreDamaged, match="makes no sense"):
+        decode_message(packed)
 
 
 @given(
@@ -266,7 +327,7 @@ def test_a_full_disk_is_store_full_and_nothing_is_kept(tmp_path: Path) -> None:
         accept(store)
     disk.room = None
     store.close()
-    assert [n for n, _ in faulty(tmp_path, disk).claim()] == [kept.message.id]
+    assert [n for n, _ in loaded(faulty(tmp_path, disk))] == [kept.message.id]
 
 
 @pytest.mark.parametrize("fault", ["write_error", "sync_errors"])
@@ -280,7 +341,7 @@ def test_a_failing_disk_is_store_failed_and_nothing_is_kept(tmp_path: Path, faul
     disk.write_error, disk.sync_errors = 0, []
     after = accept(store)
     store.close()
-    ids = [n for n, _ in faulty(tmp_path, disk).claim()]
+    ids = [n for n, _ in loaded(faulty(tmp_path, disk))]
     assert ids == [kept.message.id, after.message.id]
 
 
@@ -298,7 +359,7 @@ def test_a_full_disk_refuses_no_settlement_and_gets_it_later(tmp_path: Path) -> 
     disk.room = None
     store.flush()
     store.close()
-    assert dict(faulty(tmp_path, disk).claim()) == {
+    assert dict(loaded(faulty(tmp_path, disk))) == {
         waits.message.id: later,
         report.message.id: report.state,
     }
@@ -324,7 +385,7 @@ def test_a_settlement_and_its_report_are_both_there_after_a_crash_or_neither(
             except Crash:
                 pass
             disk.crash()
-            ids = [n for n, _ in faulty(directory, disk).claim()]
+            ids = [n for n, _ in loaded(faulty(directory, disk))]
             assert ids in ([new.message.id], [report.message.id])
             seen.update(ids == [new.message.id] for _ in ids)
     assert seen == {True, False}, "the crash came always before, or always after"
@@ -335,9 +396,44 @@ def test_an_unreadable_message_fails_alone(tmp_path: Path) -> None:
     damaged, whole = accept(store, b"x" * 5000), accept(store, b"y" * 5000)
     for segment in (tmp_path / "spool").glob("*.segment"):
         segment.write_bytes(segment.read_bytes().replace(b"x" * 5000, b"x" * 4999 + b"z"))
-    with pytest.raises(StoreFailed):
+    with pytest.raises(StoreDamaged):
         list(store.content(damaged.message.id))
+    with pytest.raises(StoreDamaged):
+        store.message(damaged.message.id)
     assert b"".join(store.content(whole.message.id)) == b"y" * 5000
+    store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_a_disk_that_fails_to_read_damages_nothing(tmp_path: Path, number: int) -> None:
+    class FailingFiles(Files):
+        fails = False
+
+        def read(self, fd: int, offset: int, count: int) -> bytes:
+            if self.fails:
+                raise OSError(number, "cannot be read")
+            return super().read(fd, offset, count)
+
+    store = SpoolStore(open_spool(tmp_path / "spool", files=FailingFiles))
+    new = accept(store)
+    FailingFiles.fails = True
+    with pytest.raises(StoreFailed) as failed:
+        store.message(new.message.id)
+    assert not isinstance(failed.value, StoreDamaged)
+    FailingFiles.fails = False
+    assert store.message(new.message.id) == new.message
+    store.close()
+
+
+def test_a_state_that_makes_no_sense_keeps_no_other_message_from_loading(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = open_spool(tmp_path / "spool")
+    store = SpoolStore(log)
+    before, odd, after = (accept(store) for _ in range(3))
+    log.write([spool.Amend(odd.message.id, b"of another version")])
+    assert [n for n, _ in loaded(store)] == [before.message.id, after.message.id]
+    assert message_name(odd.message.id) in caplog.text
     store.close()
 
 
@@ -367,7 +463,7 @@ def test_a_put_whose_pieces_are_missing_is_refused(tmp_path: Path) -> None:
     message = Message(1, 0.0, 3, ENVELOPE)
     with pytest.raises(StoreFailed):
         store.accept(NewMessage(message, first_state(message), b"", pieces=2))
-    assert list(store.claim()) == []
+    assert loaded(store) == []
     store.close()
 
 

@@ -12,7 +12,7 @@ from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.store import NewMessage, State
 from gwrelay.relay.attempt import settle
 from gwrelay.relay.relayer import ManagedRelayerMixin
-from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, UNREACHED, envelope
+from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, UNREACHED, envelope, loaded
 from support.relaying import Rig
 
 
@@ -44,7 +44,7 @@ def test_failure_settles_each_recipient_by_its_outcome() -> None:
     [end] = hand.rig.ends
     assert end.kinds == ["failed", "deferred"]
     assert end.settled.report is not None
-    assert end.settled.settlement.remaining.recipients == (1,)
+    assert end.settled.settlement.remaining[0].recipients == (1,)
 
 
 def test_no_connection_defers_every_recipient_and_tells_whom_it_concerns() -> None:
@@ -163,7 +163,7 @@ def test_what_cannot_be_written_is_tried_again_from_the_start(
     [again] = rig.queue.get_waiting()
     assert (again.recipients, again.attempts) == ((0, 1), 0)
     settle(rig.queue, again, {0: DELIVERED, 1: DELIVERED}, _nobody)
-    assert list(store.claim()) == []
+    assert loaded(store) == []
 
 
 def test_a_listener_that_breaks_costs_nothing_but_a_line_in_the_log(

@@ -17,7 +17,7 @@ COMMON = """
     from gwrelay.relay.manager import RelayStateHelper
     from support.mail import CONTENT, envelope
     from support.peer import DROP, POLITE, Pause, Peer, STALL
-    from support.relaying import Relay, new_queue, nobody_listens
+    from support.relaying import RETRY, Relay, new_queue, nobody_listens
 
     ONE, TWO, DEAD = "127.0.0.1", "127.0.0.2", "127.0.0.98"
     FOREVER = Pause(30)     # cut short by the end of the script
@@ -287,8 +287,11 @@ def test_stop_past_the_final_dot_leaves_it_in_doubt() -> None:
             assert end.told[0].address == ONE
             relay.queue.close()
             again = new_queue(SpoolStore(open_spool(directory)), relay.clock)
-            relay.set_clock.advance(60)
-            assert [d.attempts for d in again.get_waiting()] == [1]
+            relay.set_clock.advance(RETRY.in_doubt_wait_s - 1)
+            assert again.get_waiting() == []
+            relay.set_clock.advance(1)
+            [waiting] = again.get_waiting()
+            assert (waiting.attempts, waiting.doubt.host.address) == (1, ONE)
         """)
     assert "1 of them past the final dot" in said
 

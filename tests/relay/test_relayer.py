@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gwrelay.errors import StoreFailed
+from gwrelay.errors import StoreDamaged, StoreFailed
 from gwrelay.message.envelope import Envelope, Message
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.relay.relayer import (
@@ -65,7 +65,7 @@ def test_recipients_are_told_apart(peer: Peer) -> None:
     [end] = Rig(peer).relay(to("yes", "no", "later"))
     assert end.replies == ["250 2.0.0 taken", "550 5.1.1 nobody", "450 4.2.1 grey"]
     assert end.kinds == ["delivered", "failed", "deferred"]
-    assert end.settled.settlement.remaining.recipients == (2,)
+    assert end.settled.settlement.remaining[0].recipients == (2,)
     assert peer.arrived() == {"yes@b.test": 1}
 
 
@@ -440,16 +440,17 @@ class Damaged(MemoryStore):
     """Gives out half of each content, then fails; or fails at once."""
 
     unreadable: bool = False
+    error: type[StoreFailed] = StoreFailed
 
     def message(self, message_id: int) -> Message:
         if self.unreadable:
-            raise StoreFailed("bytes flipped")
+            raise self.error("bytes flipped")
         return super().message(message_id)
 
     def content(self, message_id: int) -> Iterator[bytes]:
         for piece in super().content(message_id):
             yield piece[: len(piece) // 2]
-        raise StoreFailed("bytes flipped")
+        raise self.error("bytes flipped")
 
 
 def _read_from(store: MemoryStore, *peers: Peer) -> Rig:
@@ -478,6 +479,24 @@ def test_an_unreadable_message_is_deferred_without_a_connection(peer: Peer) -> N
     assert end.kinds == ["deferred"]
     assert peer.connections == 0
     assert rig.unreached == [], "this is not the host's fault"
+
+
+@pytest.mark.parametrize("unreadable", [False, True], ids=["content", "envelope"])
+def test_what_is_damaged_is_offered_to_one_host_at_most_and_held(
+    unreadable: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Damaged()
+    with Peer() as first, Peer() as second:
+        rig = _read_from(store, first, second)
+        store.unreadable, store.error = unreadable, StoreDamaged
+        [delivery] = rig.queue.get_waiting()
+        [end] = rig.run([delivery])
+        assert end.told[0].hold == "bytes flipped"
+        [part] = end.settled.settlement.remaining
+        assert part.held == "bytes flipped"
+        assert rig.queue.get_held() == [delivery.message_id]
+        assert (first.messages, second.connections) == ([], 0)
+    assert "held: bytes flipped" in caplog.text
 
 
 class Bug(Exception):

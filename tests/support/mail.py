@@ -4,6 +4,7 @@ from gwrelay.message import outcome
 from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
+from gwrelay.queue.store import State, Store
 
 CONTENT = b"Subject: hello\r\n\r\nIs anybody there?\r\n"
 
@@ -27,7 +28,21 @@ UNREACHED = DEFERRED._replace(
     stage=outcome.CONNECT, reply=Reply(421, "4.4.1", "connection refused"), heard=False
 )
 
+#: The content on disk failed its checksum.
+HELD = Outcome(
+    Kind.DEFERRED,
+    outcome.CONTENT,
+    Reply(451, "4.3.0", "the spooled message cannot be read"),
+    heard=False,
+    hold="checksum",
+)
+
 
 def envelope(*addresses: str | Recipient, reverse_path: str = "sender@a.test") -> Envelope:
     recipients = (Recipient(a) if isinstance(a, str) else a for a in addresses)
     return Envelope(reverse_path, tuple(recipients))
+
+
+def loaded(store: Store) -> list[tuple[int, State]]:
+    """What the store has, in its order."""
+    return [one for some in store.load() for one in some]
