@@ -1,0 +1,78 @@
+"""The spool as a bench has it: syncs on native threads, upkeep beside, files read once."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gevent
+
+from spool import Spool
+from spool import segment as segments
+
+_READ_BYTES = 1024 * 1024
+_POLL_S = 0.01
+
+
+def sync_natively(descriptor: int) -> None:
+    """fdatasync on a native thread, as the gateway does it."""
+    gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
+
+
+@contextmanager
+def running(directory: Path, **options: Any) -> Iterator[Spool]:
+    """A spool with its upkeep, closed in the end."""
+    spool = Spool(directory, sync=sync_natively, **options)
+    stop = threading.Event()
+    upkeep = gevent.spawn(spool.run, stop)
+    try:
+        yield spool
+    finally:
+        stop.set()
+        upkeep.get()
+        spool.close()
+
+
+def await_spare(directory: Path, limit_s: float = 5.0) -> None:
+    """Return once room for the next segment is ready, or after `limit_s` without."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        if any(segments.spare_number_of(name) is not None for name in os.listdir(directory)):
+            return
+        gevent.sleep(_POLL_S)
+
+
+def read_once(directory: Path) -> tuple[int, float]:
+    """The segments' bytes, and the seconds it takes to read them once, in order."""
+    started, total = time.perf_counter(), 0
+    for path in _segments(directory):
+        with path.open("rb", buffering=0) as file:
+            while chunk := file.read(_READ_BYTES):
+                total += len(chunk)
+    return total, time.perf_counter() - started
+
+
+def leave_page_cache(directory: Path) -> None:
+    """Have the kernel forget what it holds of the segments, so that the disk is read."""
+    for path in _segments(directory):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The files beside the segments, spares and the lock: each costs time only when it goes."""
+    return [
+        path
+        for path in sorted(directory.iterdir())
+        if path.is_file()
+        and path.name != "lock"
+        and segments.number_of(path.name) is None
+        and segments.spare_number_of(path.name) is None
+    ]
+
+
+def _segments(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.iterdir() if segments.number_of(p.name) is not None)
