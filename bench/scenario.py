@@ -20,9 +20,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gwrelay.errors import ConfigError, GatewayError
+from gwrelay.notation import read_size
+from gwrelay_bench.gateway import GatewayDied
 from gwrelay_bench.machine import filesystem
 from gwrelay_bench.measure import Result, emit
 from gwrelay_bench.table import print_results
+
+
+class Size(click.ParamType):
+    """Bytes, written as the gateway's settings are: 4096, 64K, 100M."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return read_size(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} {error}; write bytes, or a number with its unit, like 100M")
 
 
 class BenchFailed(GatewayError):
@@ -35,9 +49,9 @@ class Bench:
     def __init__(self, directory: Path, as_json: bool) -> None:
         self.directory = directory
         self.settings = {"filesystem": str(filesystem(directory))}
+        self.console = Console(stderr=as_json, highlight=False)
         self._as_json = as_json
         self._results: list[Result] = []
-        self._console = Console(stderr=as_json, highlight=False)
 
     def tell(self, result: Result) -> None:
         """Keep `result` for the table; `settings` say on which filesystem it was measured."""
@@ -47,7 +61,7 @@ class Bench:
             emit(result)
 
     def show(self) -> None:
-        print_results(self._results, self._console)
+        print_results(self._results, self.console)
 
     @contextmanager
     def steps(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -58,10 +72,10 @@ class Bench:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            console=self._console,
+            console=self.console,
             auto_refresh=False,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self.console.is_terminal,
         )
         with progress:
             task = progress.add_task(what, total=total)
@@ -102,6 +116,8 @@ def _run(
     try:
         bench = Bench(directory, as_json)
         measure(bench, **options)
+    except GatewayDied as error:
+        raise BenchFailed(str(error)) from error
     finally:
         shutil.rmtree(directory)
     bench.show()
