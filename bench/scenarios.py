@@ -1,3 +1,3 @@
 """The scenarios of `gwrelay bench`, in the order of its --help."""
 
-NAMES = ("append", "replay", "big")
+NAMES = ("append", "replay", "queue_million", "big")
