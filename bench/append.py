@@ -17,17 +17,12 @@ import gevent
 from gwrelay_bench.figures import latency, medians
 from gwrelay_bench.measure import Result, Target
 from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
-from gwrelay_bench.spooling import await_spare, running
-from spool import Drop, Put, Spool
+from gwrelay_bench.spooling import RECORD_BYTES, SEGMENT_BYTES, await_spare, drop, put, running
+from spool import Spool
 from spool.files import Files
 
-RECORD_BYTES = 4096
-SEGMENT_BYTES = 16 * 1024 * 1024
-#: What a message has besides its content.
-_STATE, _HEAD = b"s" * 40, b"h" * 100
 #: Files the baseline writes in turn.
 _RAW_FILES = 4
-_DROPPED_AT_ONCE = 1000
 
 
 class Commit(NamedTuple):
@@ -163,7 +158,7 @@ def _append(spool: Spool, files: WatchedFiles, waiters: int, seconds: float) -> 
     def write() -> None:
         while (before := time.perf_counter()) < until:
             key = spool.new_key()
-            spool.write([Put(key, _STATE, _HEAD, body)])
+            spool.write([put(key, body)])
             waited_s.append(time.perf_counter() - before)
             keys.append(key)
 
@@ -172,8 +167,7 @@ def _append(spool: Spool, files: WatchedFiles, waiters: int, seconds: float) -> 
     commits = tuple(files.commits)
     if len(spool) != len(keys):
         raise BenchFailed(f"{len(keys)} records were written, and the spool has {len(spool)}")
-    for at in range(0, len(keys), _DROPPED_AT_ONCE):
-        spool.write([Drop(key) for key in keys[at : at + _DROPPED_AT_ONCE]])
+    drop(spool, keys)
     return Slice(len(keys), took, cpu_s, commits, waited_s)
 
 

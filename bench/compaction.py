@@ -20,12 +20,9 @@ from gwrelay_bench.figures import latency
 from gwrelay_bench.machine import tree_bytes
 from gwrelay_bench.measure import Result, Target
 from gwrelay_bench.scenario import Bench, BenchFailed, Size, as_module, scenario
-from gwrelay_bench.spooling import await_spare, running
-from spool import Drop, Put, Spool
+from gwrelay_bench.spooling import RECORD_BYTES, SEGMENT_BYTES, await_spare, fill, put, running
+from spool import Drop, Spool
 
-RECORD_BYTES = 4096
-SEGMENT_BYTES = 16 * 1024 * 1024
-_STATE, _HEAD = b"s" * 40, b"h" * 100
 _WRITERS = 128
 #: No segment's dead share is above the whole: nothing is compacted.
 _NEVER = 1.0
@@ -33,7 +30,6 @@ _NEVER = 1.0
 _STAYS_OF = 4
 #: Records younger than one of the others when that ends.
 _ENDS_AFTER = 2000
-_AT_ONCE = 500
 _TICK_S = 0.002
 _LOOK_EVERY_S = 0.25
 
@@ -66,7 +62,7 @@ class Mail:
     def accept(self) -> None:
         """One more, durable on return; an older one may end."""
         key = self._spool.new_key()
-        self._spool.write([Put(key, _STATE, _HEAD, self._body)])
+        self._spool.write([put(key, self._body)])
         self.accepted += 1
         if self.accepted % _STAYS_OF:
             self._aging.append(key)
@@ -105,7 +101,7 @@ def command(
         for number in range(rounds):
             for compact_ratio, under_load in found.items():
                 directory = bench.directory / f"{number}-{compact_ratio}"
-                _fill(directory, former)
+                fill(directory, former, _STAYS_OF)
                 with running(
                     directory,
                     segment_bytes=SEGMENT_BYTES,
@@ -125,22 +121,6 @@ def command(
         "rounds": rounds,
     }
     bench.tell(_result(settings, found[ratio], found[_NEVER]))
-
-
-def _fill(directory: Path, records: int) -> None:
-    """As many from earlier days, of which only those that stay are left; nothing is compacted."""
-    spool, body = Spool(directory, segment_bytes=SEGMENT_BYTES), os.urandom(RECORD_BYTES)
-    try:
-        keys = [spool.new_key() for _ in range(records)]
-        for start in range(0, records, _AT_ONCE):
-            for key in keys[start : start + _AT_ONCE]:
-                spool.write([Put(key, _STATE, _HEAD, body)], wait=False)
-            spool.sync()
-        ended = [key for number, key in enumerate(keys) if number % _STAYS_OF]
-        for start in range(0, len(ended), _AT_ONCE):
-            spool.write([Drop(key) for key in ended[start : start + _AT_ONCE]])
-    finally:
-        spool.close()
 
 
 def _most(directory: Path, seconds: float) -> float:
@@ -205,17 +185,17 @@ def _work(write: Callable[[], None]) -> None:
 
 
 def _offer(
-    put: Callable[[float | None], object], began: float, per_s: float, seconds: float
+    give: Callable[[float | None], object], began: float, per_s: float, seconds: float
 ) -> None:
     """The moment each record is due, when it has come; then None for each writer."""
     offered = 0
     while (now := time.perf_counter() - began) < seconds:
         while offered < now * per_s:
-            put(began + offered / per_s)
+            give(began + offered / per_s)
             offered += 1
         gevent.sleep(_TICK_S)
     for _ in range(_WRITERS):
-        put(None)
+        give(None)
 
 
 def _result(settings: dict[str, Any], with_it: list[Round], without: list[Round]) -> Result:

@@ -4,7 +4,6 @@ Each size is opened again and again, without the files that only save time and t
 last close left of them; right before, its segments are read once, as the baseline.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +13,8 @@ import click
 
 from gwrelay_bench.measure import Result
 from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
-from gwrelay_bench.spooling import checkpoints, leave_page_cache, read_once
-from spool import Put, Spool
-
-RECORD_BYTES = 4096
-_STATE, _HEAD = b"s" * 40, b"h" * 100
-_SYNC_EVERY = 500
+from gwrelay_bench.spooling import checkpoints, fill, leave_page_cache, read_once
+from spool import Spool
 
 
 @click.command("replay")
@@ -51,19 +46,6 @@ def command(bench: Bench, messages: Sequence[int], rounds: int, cold: bool) -> N
                 if opened:
                     settings = {"messages": count, "checkpoint": with_checkpoint, "cold": cold}
                     bench.tell(_result(settings, size_bytes, opened, reads))
-
-
-def fill(directory: Path, messages: int) -> None:
-    """A spool of that many living records, a frame each."""
-    body = os.urandom(RECORD_BYTES)
-    spool = Spool(directory)
-    try:
-        for number in range(messages):
-            spool.write([Put(spool.new_key(), _STATE, _HEAD, body)], wait=False)
-            if number % _SYNC_EVERY == 0:
-                spool.sync()
-    finally:
-        spool.close()
 
 
 def _timed_read(directory: Path, cold: bool) -> tuple[int, float]:

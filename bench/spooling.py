@@ -1,18 +1,24 @@
-"""The spool as a bench has it: syncs on native threads, upkeep beside, files read once."""
+"""The spool as a bench has it: its records, syncs on native threads, its files read once."""
 
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gevent
 
-from spool import Spool
+from spool import Drop, Put, Spool
 from spool import segment as segments
 
+#: A record's body, and the gateway's segments.
+RECORD_BYTES = 4096
+SEGMENT_BYTES = 16 * 1024 * 1024
+#: What a message has besides its content.
+_STATE, _HEAD = b"s" * 40, b"h" * 100
+_AT_ONCE = 500
 _READ_BYTES = 1024 * 1024
 _POLL_S = 0.01
 
@@ -33,6 +39,31 @@ def running(directory: Path, **options: Any) -> Iterator[Spool]:
     finally:
         stop.set()
         upkeep.get()
+        spool.close()
+
+
+def put(key: int, body: bytes) -> Put:
+    """A record like a message's."""
+    return Put(key, _STATE, _HEAD, body)
+
+
+def drop(spool: Spool, keys: Sequence[int]) -> None:
+    """End them, many to a frame; durable on return."""
+    for start in range(0, len(keys), _AT_ONCE):
+        spool.write([Drop(key) for key in keys[start : start + _AT_ONCE]])
+
+
+def fill(directory: Path, records: int, stays_of: int = 1) -> None:
+    """A spool of `records`, a frame each, of which one in `stays_of` lives."""
+    spool, body = Spool(directory, segment_bytes=SEGMENT_BYTES), os.urandom(RECORD_BYTES)
+    try:
+        keys = [spool.new_key() for _ in range(records)]
+        for start in range(0, records, _AT_ONCE):
+            for key in keys[start : start + _AT_ONCE]:
+                spool.write([put(key, body)], wait=False)
+            spool.sync()
+        drop(spool, [key for number, key in enumerate(keys) if number % stays_of])
+    finally:
         spool.close()
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gwrelay_bench.append import RECORD_BYTES, SEGMENT_BYTES, RawFiles, WatchedFiles
+from gwrelay_bench.append import RawFiles, WatchedFiles
+from gwrelay_bench.spooling import RECORD_BYTES, SEGMENT_BYTES
 from spool import Put, Spool
 from support.benches import bench
 

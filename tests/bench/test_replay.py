@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gwrelay_bench.replay import RECORD_BYTES, fill
-from gwrelay_bench.spooling import checkpoints, leave_page_cache, read_once
+from gwrelay_bench.spooling import RECORD_BYTES, checkpoints, fill, leave_page_cache, read_once
 from support.benches import bench
 
 
