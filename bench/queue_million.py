@@ -125,6 +125,7 @@ def _result(
             "ready_s": round(empty.ready_s, 3),
             "read_s": round(read_s, 3),
             "resident_bytes": empty.resident_bytes,
+            "peak_bytes": empty.peak_bytes,
             "stall_ms": empty.stall_ms,
             "collector_ms": empty.collector_ms,
         },

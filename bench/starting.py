@@ -37,6 +37,7 @@ class Start(NamedTuple):
     first_waiting_delivery_s: float | None
     #: When all of this had happened.
     resident_bytes: int
+    peak_bytes: int
     cpu_s: float
     #: What the loop's meter and the collector's said then, in milliseconds.
     stall_ms: dict[str, float]
@@ -74,7 +75,9 @@ def start(
         _await(lambda: _is_loaded(gateway.log(), waiting), gateway, limit_s)
         loaded_s = time.time() - began
         wanted = {True, False} if delivers_waiting else {True}
-        _await(lambda: {a.reverse_path == CLIENT for a in sink.arrivals} >= wanted, gateway, 60.0)
+        _await(
+            lambda: {a.reverse_path == CLIENT for a in sink.arrivals} >= wanted, gateway, limit_s
+        )
         used = usage(gateway.pid)
         gateway.signal(signal.SIGUSR1)
         _await(lambda: _lines(figures), gateway, 10.0)
@@ -96,6 +99,7 @@ def start(
         _first(served, began),
         _first(waited, began),
         used.resident_bytes,
+        used.peak_bytes,
         used.cpu_s,
         measured["stall_ms"],
         measured["collector_ms"],

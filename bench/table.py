@@ -1,6 +1,6 @@
 """Results as a table for people.  Formats, decides nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -40,24 +40,19 @@ def _shared(results: Sequence[Result]) -> dict[str, Any]:
 def _rows(result: Result) -> list[tuple[str, str, str, str]]:
     """A figure that is a list is for programs, and left out."""
     figures, baseline = flat(result.figures), flat(result.baseline)
-    targets = {target.figure: target for target in result.targets}
-    names = [*figures, *(name for name in baseline if name not in figures)]
+    targets = {target.figure: _told(target, result) for target in result.targets}
     rows = [
-        (name, _number(figures.get(name)), _number(baseline.get(name)), _verdict(name, result))
-        for name in names
+        (name, _number(figures.get(name)), _number(baseline.get(name)), targets.get(name, ""))
+        for name in {**figures, **baseline}
         if not isinstance(figures.get(name), list)
     ]
-    if result.ratio is not None or "ratio" in targets:
-        rows.append(("ratio", _number(result.ratio), "", _verdict("ratio", result)))
+    if result.ratio is not None:
+        rows.append(("ratio", _number(result.ratio), "", targets.get("ratio", "")))
     return rows
 
 
-def _verdict(name: str, result: Result) -> str:
-    """The target of the figure `name`, green where it is met; "" without one."""
-    by_name: Mapping[str, Target] = {target.figure: target for target in result.targets}
-    target = by_name.get(name)
-    if target is None:
-        return ""
+def _told(target: Target, result: Result) -> str:
+    """The target with its limits, green where it is met."""
     limits = [
         f"{sign} {_number(limit)}"
         for sign, limit in (("≥", target.at_least), ("≤", target.at_most))
