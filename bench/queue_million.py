@@ -6,6 +6,7 @@ with what its own end left of them.  Once it is ready, a client hands in a messa
 then.  The baseline is an empty gateway, and reading the segments once.
 """
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from gwrelay_bench.filling import EARLY, LATE, fill
 from gwrelay_bench.gateway import flags
 from gwrelay_bench.measure import Result, Target
 from gwrelay_bench.scenario import Bench, Size, as_module, scenario
-from gwrelay_bench.spooling import checkpoints, leave_page_cache, read_once
+from gwrelay_bench.spooling import checkpoints, read_once
 from gwrelay_bench.starting import Start, start
 
 #: Seconds over reading the files once that a start without checkpoint may take, and that one
@@ -57,16 +58,8 @@ def command(
         "page_cache": "dropped" if cold else "as filling left it",
     }
     with Exchanges() as exchanges:
-        arguments = flags(_settings(exchanges))
-        empty_directory, directory = bench.directory / "empty", bench.directory / "full"
-        empty_directory.mkdir()
-        directory.mkdir()
-        empty = start(
-            empty_directory, arguments, exchanges.sink,
-            domain=EARLY, waiting=0, delivers_waiting=False, limit_s=limit,
-        )  # fmt: skip
-        spool = directory / "spool" / "worker-0"
-        spool.parent.mkdir(mode=0o700)
+        empty = _start(bench.directory / "empty", exchanges, EARLY, None, limit)
+        spool = bench.directory / "full" / "spool" / "worker-0"
         with bench.steps("filling", messages) as advance:
             fill(
                 spool, messages, destinations=destinations, size_bytes=size, alive=alive,
@@ -76,21 +69,25 @@ def command(
             path.unlink()
         waiting = messages
         for domain in (EARLY, LATE):
-            has_checkpoint = bool(checkpoints(spool))
-            if cold:
-                leave_page_cache(spool)
-            size_bytes, read_s = read_once(spool)
-            if cold:
-                leave_page_cache(spool)
-            with bench.steps("starting", 1) as advance:
-                found = start(
-                    directory, arguments, exchanges.sink, domain=domain,
-                    waiting=waiting - alive, delivers_waiting=True, limit_s=limit,
-                )  # fmt: skip
+            told = {**settings, "checkpoint": bool(checkpoints(spool))}
+            told["segments_bytes"], read_s = read_once(spool, cold)
+            with bench.steps(f"starting on {waiting:,} messages", 1):
+                # Not all of them: some have been delivered until it says how many there are.
+                found = _start(bench.directory / "full", exchanges, domain, waiting - alive, limit)
             waiting -= found.delivered
-            told = {**settings, "checkpoint": has_checkpoint, "segments_bytes": size_bytes}
             bench.tell(_result(told, waiting, found, empty, read_s))
             exchanges.wake_late()
+
+
+def _start(
+    directory: Path, exchanges: Exchanges, domain: str, waiting: int | None, limit_s: float
+) -> Start:
+    """On `waiting` deliveries at least; None: on an empty spool."""
+    directory.mkdir(exist_ok=True)
+    return start(
+        directory, flags(_settings(exchanges)), exchanges.sink, domain=domain,
+        waiting=waiting or 0, delivers_waiting=waiting is not None, limit_s=limit_s,
+    )  # fmt: skip
 
 
 def _settings(exchanges: Exchanges) -> dict[str, str]:

@@ -36,7 +36,7 @@ def command(bench: Bench, messages: Sequence[int], rounds: int, cold: bool) -> N
             for _ in range(rounds):
                 for path in checkpoints(directory):
                     path.unlink()
-                size_bytes, seconds = _timed_read(directory, cold)
+                size_bytes, seconds = read_once(directory, cold)
                 reads.append(seconds)
                 whole.append(_open(directory, count, cold))
                 if checkpoints(directory):
@@ -46,12 +46,6 @@ def command(bench: Bench, messages: Sequence[int], rounds: int, cold: bool) -> N
                 if opened:
                     settings = {"messages": count, "checkpoint": with_checkpoint, "cold": cold}
                     bench.tell(_result(settings, size_bytes, opened, reads))
-
-
-def _timed_read(directory: Path, cold: bool) -> tuple[int, float]:
-    if cold:
-        leave_page_cache(directory)
-    return read_once(directory)
 
 
 def _open(directory: Path, messages: int, cold: bool) -> float:

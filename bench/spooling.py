@@ -76,14 +76,20 @@ def await_spare(directory: Path, limit_s: float = 5.0) -> None:
         gevent.sleep(_POLL_S)
 
 
-def read_once(directory: Path) -> tuple[int, float]:
-    """The segments' bytes, and the seconds it takes to read them once, in order."""
+def read_once(directory: Path, cold: bool = False) -> tuple[int, float]:
+    """The segments' bytes, and the seconds it takes to read them once, in order; if `cold`, from
+    the disk, and they are gone from the page cache afterwards."""
+    if cold:
+        leave_page_cache(directory)
     started, total = time.perf_counter(), 0
     for path in _segments(directory):
         with path.open("rb", buffering=0) as file:
             while chunk := file.read(_READ_BYTES):
                 total += len(chunk)
-    return total, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    if cold:
+        leave_page_cache(directory)
+    return total, seconds
 
 
 def leave_page_cache(directory: Path) -> None:

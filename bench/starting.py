@@ -4,6 +4,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from json import loads
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from gwrelay_bench.gateway import Gateway
 from gwrelay_bench.machine import usage
 from gwrelay_bench.scenario import BenchFailed
 from gwrelay_bench.sink import Sink
+from gwrelay_bench.sinksession import Arrival
 from gwrelay_bench.source import Source, text_content
 from gwrelay_bench.submission import Receipt, Submission
 
@@ -65,54 +67,61 @@ def start(
     sink.arrivals.clear()
     began = time.time()
     gateway = Gateway(directory, arguments, ("bench", "metered", "--figures", str(figures)))
-    stopping, receipts = Event(), list[Receipt]()
     try:
         address = gateway.await_ready(limit_s)
         ready_s = time.time() - began
-        client = gevent.spawn(
-            Source(*address, sessions=1).run, _probes(domain, stopping), receipts.append
-        )
-        _await(lambda: _is_loaded(gateway.log(), waiting), gateway, limit_s)
-        loaded_s = time.time() - began
-        wanted = {True, False} if delivers_waiting else {True}
-        _await(
-            lambda: {a.reverse_path == CLIENT for a in sink.arrivals} >= wanted, gateway, limit_s
-        )
-        used = usage(gateway.pid)
-        gateway.signal(signal.SIGUSR1)
-        _await(lambda: _lines(figures), gateway, 10.0)
-        stopping.set()
-        client.get()
+        with _client(address, domain) as receipts:
+            _await(lambda: _is_loaded(gateway.log(), waiting), gateway, limit_s)
+            loaded_s = time.time() - began
+            wanted = {True, False} if delivers_waiting else {True}
+            _await(lambda: {_is_clients(a) for a in sink.arrivals} >= wanted, gateway, limit_s)
+            used = usage(gateway.pid)
+            gateway.signal(signal.SIGUSR1)
+            _await(lambda: _lines(figures), gateway, limit_s)
         gateway.stop(limit_s)
     finally:
         gateway.kill()
-    [measured, *_] = _lines(figures)
-    refused = [receipt.text for receipt in receipts if not receipt.accepted]
-    if refused:
-        raise BenchFailed(f"the gateway refused mail: {refused[0]}")
-    served = [a.at for a in sink.arrivals if a.reverse_path == CLIENT]
-    waited = [a.at for a in sink.arrivals if a.reverse_path != CLIENT]
+    measured = _lines(figures)[0]
+    waited = [a.at for a in sink.arrivals if not _is_clients(a)]
     return Start(
         ready_s,
         loaded_s,
         _first([receipt.answered_at for receipt in receipts], began),
-        _first(served, began),
+        _first([a.at for a in sink.arrivals if _is_clients(a)], began),
         _first(waited, began),
-        used.resident_bytes,
-        used.peak_bytes,
-        used.cpu_s,
+        *used,
         measured["stall_ms"],
         measured["collector_ms"],
         len(waited),
     )
 
 
-def _probes(domain: str, stopping: Event) -> Iterator[Submission]:
-    """A message every now and then until `stopping`."""
+@contextmanager
+def _client(address: tuple[str, int], domain: str) -> Iterator[list[Receipt]]:
+    """Somebody who hands in a message every now and then; BenchFailed if one is refused."""
+    leaving, receipts = Event(), list[Receipt]()
+    source = Source(*address, sessions=1)
+    client = gevent.spawn(source.run, _probes(domain, leaving), receipts.append)
+    try:
+        yield receipts
+    finally:
+        leaving.set()
+        client.get()
+    refused = [receipt.text for receipt in receipts if not receipt.accepted]
+    if refused:
+        raise BenchFailed(f"the gateway refused mail: {refused[0]}")
+
+
+def _is_clients(arrival: Arrival) -> bool:
+    return arrival.reverse_path == CLIENT
+
+
+def _probes(domain: str, leaving: Event) -> Iterator[Submission]:
+    """A message every now and then until `leaving`."""
     content = text_content(1000)
-    while not stopping.is_set():
+    while not leaving.is_set():
         yield Submission(CLIENT, (f"r@{domain}",), content)
-        stopping.wait(_PROBE_EVERY_S)
+        leaving.wait(_PROBE_EVERY_S)
 
 
 def _is_loaded(log: str, waiting: int) -> bool:
