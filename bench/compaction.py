@@ -87,8 +87,14 @@ class Mail:
     "--share", default=0.5, show_default=True, type=click.FloatRange(0.01, 1.0),
     help="Of the most that is accepted.",
 )  # fmt: skip
-@click.option("--former", default=30_000, show_default=True, help="Records there before.")
-@click.option("--ratio", default=0.5, show_default=True, help="Dead share that is worth it.")
+@click.option(
+    "--former", default=30_000, show_default=True, type=click.IntRange(min=0),
+    help="Records there before.",
+)  # fmt: skip
+@click.option(
+    "--ratio", default=0.5, show_default=True, type=click.FloatRange(0, _NEVER, max_open=True),
+    help="Dead share that is worth it.",
+)  # fmt: skip
 @click.option("--rate", default="50M", show_default=True, type=Size(), help="Bytes/s compacted.")
 @scenario
 def command(

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gwrelay.errors import ConfigError, GatewayError
 from gwrelay.notation import read_size
+from gwrelay_bench.bars import progress
 from gwrelay_bench.gateway import GatewayDied
 from gwrelay_bench.machine import filesystem
 from gwrelay_bench.measure import Result, emit
@@ -66,20 +66,9 @@ class Bench:
     @contextmanager
     def steps(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """A progress bar on a terminal; call what it gives with the steps done since."""
-        # Refreshed by hand: a thread of its own would run beside what is measured.
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self.console,
-            auto_refresh=False,
-            transient=True,
-            disable=not self.console.is_terminal,
-        )
-        with progress:
-            task = progress.add_task(what, total=total)
-            yield lambda done: progress.update(task, advance=done, refresh=True)
+        with progress(self.console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, advance=done, refresh=True)
 
 
 def scenario(measure: Callable[..., None]) -> Callable[..., Callable[[], int]]:
