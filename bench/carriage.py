@@ -9,9 +9,9 @@ from typing import Self
 
 import gevent
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gwrelay_bench.accounting import Sent, awaited
+from gwrelay_bench.bars import progress
 from gwrelay_bench.sink import Sink
 from gwrelay_bench.source import Source
 from gwrelay_bench.submission import Receipt, Submission
@@ -46,18 +46,7 @@ class Carriage:
         self._sink = sink
         self._refused = refused
         self._patience_s = patience_s
-        # Not a terminal: no bar at all, so that nothing but the report lands in a pipe or file.
-        # Refreshed by hand in the waiting loop: one thread less beside the hub.
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress(console)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -31,7 +31,7 @@ from gwrelay_bench.destinations import (
     mix,
     open_exchanges,
 )
-from gwrelay_bench.gateway import Gateway, GatewayDied
+from gwrelay_bench.gateway import Gateway, GatewayDied, flags
 from gwrelay_bench.report import Run, figures, print_run
 from gwrelay_bench.sink import Sink
 from gwrelay_bench.zone import NameServer
@@ -119,7 +119,7 @@ def _arguments(resolver_port: int, smtp_port: int) -> list[str]:
         "--retry": "1s,2s,4s",
         "--mx-bad-time": "1s..5s",
     }
-    return [word for pair in settings.items() for word in pair]
+    return flags(settings)
 
 
 def _material(specimens: int, left_out: list[tuple[str, str]]) -> str:

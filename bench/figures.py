@@ -1,6 +1,7 @@
 """Figures of a run: percentiles, and the like.  Values in, values out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -15,7 +16,12 @@ def latency(seconds: Sequence[float]) -> dict[str, float] | None:
         return None
     ordered = sorted(seconds)
     return {
-        "p50": round(percentile(ordered, 0.50) * 1000, 2),
-        "p99": round(percentile(ordered, 0.99) * 1000, 2),
-        "max": round(ordered[-1] * 1000, 2),
+        "p50": round(percentile(ordered, 0.50) * 1000, 3),
+        "p99": round(percentile(ordered, 0.99) * 1000, 3),
+        "max": round(ordered[-1] * 1000, 3),
     }
+
+
+def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each figure over `rounds`, which all have the same, to two decimals."""
+    return {name: round(median(one[name] for one in rounds), 2) for name in rounds[0]}

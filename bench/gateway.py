@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from json import loads
 from pathlib import Path
 from typing import Any
@@ -19,36 +20,55 @@ class GatewayDied(Exception):
     """The process ended, or never became ready.  Says so with the end of its log."""
 
 
+def flags(settings: Mapping[str, str]) -> list[str]:
+    """{"--listen": "127.0.0.1:0"} as words of a command line."""
+    return [word for pair in settings.items() for word in pair]
+
+
 class Gateway:
     """One gateway with its spool, events and log in `directory`.
 
     The user's GWRELAY_* variables are kept from it: a run must mean the same everywhere.
     """
 
-    def __init__(self, directory: Path, arguments: list[str]) -> None:
+    def __init__(
+        self, directory: Path, arguments: list[str], command: Sequence[str] = ("serve",)
+    ) -> None:
+        """`command` is what runs it: gwrelay's, or one that takes the same arguments."""
         self.events_path = directory / "events.jsonl"
         self.log_path = directory / "gateway.log"
         files = ["--spool", str(directory / "spool"), "--events", str(self.events_path)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GWRELAY_")}
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gwrelay", "serve", *files, *arguments],
+                [sys.executable, "-m", "gwrelay", *command, *files, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=environment,
             )
 
+    @property
+    def pid(self) -> int:
+        return int(self._process.pid)
+
+    def log(self) -> str:
+        """What it has said so far."""
+        return self.log_path.read_text(errors="replace")
+
     def await_ready(self, timeout_s: float = 15.0) -> tuple[str, int]:
         """The first address it listens on.  Raises GatewayDied."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            ready = _READY.search(self.log_path.read_text(errors="replace"))
+            ready = _READY.search(self.log())
             if ready is not None:
                 return ready[1].strip("[]"), int(ready[2])
             self.check()
             gevent.sleep(_POLL_S)
         raise self._death(f"not ready after {timeout_s:g} s")
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def check(self) -> None:
         """Raises GatewayDied if it no longer runs."""
@@ -79,5 +99,5 @@ class Gateway:
     def _death(self, what: str) -> GatewayDied:
         """Ends it if need be."""
         self.kill()
-        lines = self.log_path.read_text(errors="replace").splitlines()[-15:]
+        lines = self.log().splitlines()[-15:]
         return GatewayDied("\n".join([f"the gateway {what}; the end of its log:", *lines]))

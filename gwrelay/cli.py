@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
@@ -33,6 +33,8 @@ from gwrelay.errors import ConfigError, GatewayError
 USAGE_STATUS = 2
 #: As a shell says of SIGINT.
 INTERRUPTED_STATUS = 130
+#: What the benches run instead of `serve`; of no use to people, and not listed.
+METERED = "metered"
 
 _SOURCES = (
     "Every setting is also a variable (--max-hops: GWRELAY_MAX_HOPS) and a key of the TOML file "
@@ -196,6 +198,28 @@ def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
     """
     bench = importlib.import_module("gwrelay_bench.demo")
     return lambda: int(bench.run(messages=messages, json=as_json, keep=keep))
+
+
+class ScenarioGroup(click.Group):
+    """Each command is a module of gwrelay_bench that scenarios.NAMES has, loaded when wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(importlib.import_module("gwrelay_bench.scenarios").NAMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in (*self.list_commands(ctx), METERED):
+            return None
+        module = importlib.import_module(f"gwrelay_bench.{cmd_name}")
+        return cast(click.Command, module.command)
+
+
+@gwrelay.group("bench", cls=ScenarioGroup, short_help="Measure it on this machine.")
+def bench_group() -> None:
+    """Measure gwrelay on this machine.
+
+    Each of them prints what it measured beside a baseline of the same run and what should be
+    reached; a target that is missed is no failure.  With --json the figures are lines of JSON.
+    """
 
 
 @gwrelay.group("spool", short_help="Look into the spool.")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gwrelay_bench.figures import latency, percentile
+from gwrelay_bench.figures import latency, medians, percentile
 
 PERCENTILES = [
     ([1.0], 0.5, 1.0),
@@ -29,3 +29,8 @@ def test_latency_is_in_milliseconds_and_needs_no_order() -> None:
 
 def test_no_values_have_no_latency() -> None:
     assert latency([]) is None
+
+
+def test_medians_are_taken_figure_by_figure() -> None:
+    rounds = [{"a": 1.0, "b": 9.0}, {"a": 3.0, "b": 7.0}, {"a": 2.004, "b": 8.0}]
+    assert medians(rounds) == {"a": 2.0, "b": 8.0}

@@ -30,6 +30,7 @@ PACKAGES = {
     "dovecot": "dovecot-core",
     "sendmail": "postfix",
     "mailq": "postfix",
+    "strace": "strace",
 }
 #: Where Debian keeps servers; not every user's PATH has these.
 SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"))

@@ -1,0 +1,73 @@
+"""What a bench ran on, and what a process used: read from /proc, Linux only."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+#: Filesystems in memory: a sync does nothing there.
+_UNSYNCED = frozenset({"tmpfs", "ramfs"})
+
+
+class Filesystem(NamedTuple):
+    """The mount that holds a path."""
+
+    kind: str
+    device: str
+
+    @property
+    def syncs(self) -> bool:
+        """Whether a sync costs what it costs on a disk."""
+        return self.kind not in _UNSYNCED
+
+    def __str__(self) -> str:
+        return f"{self.kind} on {self.device}"
+
+
+class Usage(NamedTuple):
+    """What a process has in RAM now, had at most, and the CPU time it has used."""
+
+    resident_bytes: int
+    peak_bytes: int
+    cpu_s: float
+
+
+def filesystem(path: Path) -> Filesystem:
+    """Where `path`, which exists, is stored."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        about, _, source = line.partition(" - ")
+        if about.split()[2] == wanted:
+            return Filesystem(*source.split()[:2])
+    return Filesystem("unknown", wanted)
+
+
+def usage(pid: int) -> Usage:
+    """OSError when there is no such process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    # The name, which may hold anything, stands in parentheses.
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Usage(
+        _kib(fields["VmRSS"]),
+        _kib(fields["VmHWM"]),
+        (int(times[11]) + int(times[12])) / _TICKS_PER_S,
+    )
+
+
+def tree_bytes(directory: Path) -> int:
+    """What the files below `directory` take of the disk."""
+    total = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(place, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue  # removed while we looked
+    return total
+
+
+def _kib(text: str) -> int:
+    """`"  123 kB"`, in bytes."""
+    return int(text.split()[0]) * 1024
