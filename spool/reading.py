@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 
-from spool.errors import CorruptFrame, SpoolFailed
+from spool.errors import CorruptFrame, SpoolError, SpoolFailed
 from spool.frame import AnyRecord, Chunk, Put
 from spool.index import Index, Place
 from spool.log import Log
@@ -66,6 +66,8 @@ class Reader:
             except (CorruptFrame, LookupError, OSError) as error:
                 now = self._ask(where)
                 if now == place:
+                    if isinstance(error, CorruptFrame):
+                        raise
                     raise _verdict(place, error) from error
                 place = now
 
@@ -74,9 +76,7 @@ class Reader:
             return where()
 
 
-def _verdict(place: Place, error: Exception) -> Exception:
-    if isinstance(error, CorruptFrame):
-        return error
+def _verdict(place: Place, error: LookupError | OSError) -> SpoolError:
     if isinstance(error, FileNotFoundError | LookupError):
         return CorruptFrame(place.offset, f"segment {place.segment} is missing")
     return SpoolFailed(f"cannot read segment {place.segment}: {error}")
