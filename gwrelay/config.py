@@ -231,8 +231,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         MX, "cname-limit", count(0, 16), "3", "Most CNAMEs to follow from a domain.")]
     deny_host: Annotated[tuple[HostRule, ...], Setting(
         MX, "deny-host", HOST_RULES, "default",
-        "Never send to these when MX names them.  'default' is loopback, unspecified, link-local "
-        "and multicast; what you give replaces it, so give 'default' too to add to it.")]
+        "Never send to these when MX or an address literal names them.  'default' is loopback, "
+        "unspecified, link-local and multicast; what you give replaces it, so give 'default' "
+        "too to add to it.")]
 
     connect_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "connect-timeout", TIMEOUT, "30s", "For the TCP connection.")]

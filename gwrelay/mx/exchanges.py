@@ -98,6 +98,8 @@ class Resolved(NamedTuple):
     partial: bool = False
 
 
+_LOOPBACK = {"A": "127.0.0.1", "AAAA": "::1"}
+
 Resolution = Generator[Question, Answer, Resolved]
 
 
@@ -192,8 +194,6 @@ def resolve_host(name: str, rules: Rules) -> Resolution:
     """
     if literal_address(name) is not None:
         return Resolved((Exchange(0, name, (name,)),), FOREVER_S)
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3: not for the DNS
-        return Resolved((Exchange(0, name, ("127.0.0.1", "::1")),), FOREVER_S)
     found = yield from _addresses(name, rules)
     if found.failure is not None and not found.addresses:
         raise found.failure
@@ -293,7 +293,10 @@ def _addresses(name: str, rules: Rules) -> Generator[Question, Answer, _Found]:
     """Addresses of one exchange, families in turn so that the cap hides neither.
 
     An MX that is a CNAME is against RFC 2181 10.3, but followed like everybody does.
+    Localhost is not for the DNS to say (RFC 6761 6.3), and many servers do not know it.
     """
+    if name == "localhost" or name.endswith(".localhost"):
+        return _Found(tuple(_LOOPBACK[family] for family in rules.families), FOREVER_S, None)
     families: list[tuple[str, ...]] = []
     positive_s, negative_s = FOREVER_S, FOREVER_S
     failure: ResolutionError | None = None

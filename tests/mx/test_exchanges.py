@@ -151,7 +151,17 @@ REFUSALS = [
         NoAddress,
         "451 4.4.4",
     ),
-    ("MX 0 localhost", site("d.test", {"localhost": (0, ["127.0.0.1"])}), NoAddress, "550 5.4.4"),
+    ("MX 0 localhost", {("d.test", "MX"): mx((0, "localhost"))}, NoAddress, "550 5.4.4"),
+    (
+        "MX 0 localhost, which the name server does not know",
+        {
+            ("d.test", "MX"): mx((0, "localhost")),
+            ("localhost", "A"): servfail(),
+            ("localhost", "AAAA"): servfail(),
+        },
+        NoAddress,
+        "550 5.4.4",
+    ),
     (
         "one exchange denied, the lookup of the other fails",
         {**site("d.test", {"bad": (5, ["127.0.0.1"]), "a": (9, [])}), ("a", "A"): servfail()},

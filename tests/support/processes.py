@@ -27,6 +27,7 @@ PACKAGES = {
     "swaks": "swaks",
     "unbound": "unbound",
     "dnsmasq": "dnsmasq-base",
+    "knotd": "knot",
     "sendmail": "postfix",
     "mailq": "postfix",
 }
