@@ -218,7 +218,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mx_max_hosts: Annotated[int, Setting(
         MX, "mx-max-hosts", count(), "5", "Most addresses to try in one attempt.")]
     mx_max_sessions: Annotated[int, Setting(
-        MX, "mx-max-sessions", count(), "2", "Most sessions to begin in one attempt.")]
+        MX, "mx-max-sessions", count(), "2", "Most hosts to hear a MAIL in one attempt.")]
     smarthost: Annotated[tuple[Endpoint, ...], Setting(
         MX, "smarthost", NEXT_HOPS, "",
         "Send all mail here (port 25 unless given) instead of asking for MX; tried in order.")]

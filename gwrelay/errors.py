@@ -17,12 +17,14 @@ class ConnectionLost(GatewayError):
     """Our connection to a next hop broke, timed out, or spoke no SMTP.
 
     `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.
+    `ours`: we lack something (descriptors, memory, ports), which says nothing about the host.
     """
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: str, reason: str, *, ours: bool = False) -> None:
         super().__init__(f"{reason} (in {stage})")
         self.stage = stage
         self.reason = reason
+        self.ours = ours
 
 
 class AccountingError(GatewayError):

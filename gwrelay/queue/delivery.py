@@ -11,6 +11,7 @@ class Delivery:
         "attempts",
         "destination",
         "due_at",
+        "entry",
         "is_bounce",
         "message_id",
         "recipients",
@@ -38,6 +39,8 @@ class Delivery:
         self.attempts = attempts
         #: Unix seconds.
         self.due_at = due_at
+        #: Number of its valid entry in the schedule; 0 while it has none.
+        self.entry = 0
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message_id} to {self.destination} {self.recipients}>"

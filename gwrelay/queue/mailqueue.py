@@ -147,7 +147,8 @@ class Queue:
     @property
     def next_due_at(self) -> float | None:
         """Unix seconds; None when nothing waits."""
-        return self._schedule.next_due_at
+        with self._lock:
+            return self._schedule.next_due_at
 
     def __len__(self) -> int:
         """Deliveries that are not done."""
@@ -182,6 +183,17 @@ class Queue:
     def defer(self, delivery: Delivery, delay_s: float) -> None:
         """set_waiting(), due `delay_s` seconds from now."""
         self.set_waiting(delivery, self._clock() + delay_s)
+
+    def hasten(self, delivery: Delivery) -> bool:
+        """Let a delivery that waits be due now: what it waited for is there.
+
+        False when it does not wait: it is being relayed, or done.
+        """
+        with self._lock:
+            waits = self._schedule.hasten(delivery, self._clock())
+        if waits:
+            self.on_change()
+        return waits
 
     def has_expired(self, delivery: Delivery) -> bool:
         """Whether its lifetime is over: the next deferral will be its end."""

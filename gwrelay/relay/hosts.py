@@ -4,8 +4,10 @@ Brings routes and MXCalculator together.  A smart host is looked up by its addre
 never by MX, and its failures only ever defer mail.
 """
 
+from collections import Counter
 from collections.abc import Hashable
 
+from gwrelay.message.outcome import Outcome
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.mx.exchanges import Exchange
@@ -62,21 +64,48 @@ class Destinations:
 
 
 class SiteHosts:
-    """One site's exchanges as last looked up, and the bad-host marks of their addresses."""
+    """One site's exchanges as last looked up, the bad-host marks of their addresses, and how
+    many sessions each has that carry mail."""
 
     def __init__(self, calculator: MXCalculator, source: str) -> None:
         self.exchanges: Exchanges = ()
         self._calculator = calculator
         self._source = source
+        self._sessions: Counter[tuple[str, int]] = Counter()
 
     def plan(self) -> Plan:
         return self._calculator.plan(self.exchanges, self._source)
 
-    def mark_bad(self, candidate: Candidate) -> None:
-        self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
+    def mark_bad(self, candidate: Candidate, why: Outcome) -> None:
+        """No session with `candidate` came about; `why` is how it ended.
+
+        A host that says "not now" to one session while it serves another is alive: it only has
+        enough of them (semantics.md 1.7).
+        """
+        if not (why.heard and self._sessions[_place(candidate)]):
+            self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
 
     def mark_good(self, candidate: Candidate) -> None:
         self._calculator.mark_address_good(candidate.address, self._source, candidate.port)
+
+    def add_session(self, candidate: Candidate) -> None:
+        """A session with `candidate` has answered MAIL."""
+        self._sessions[_place(candidate)] += 1
+
+    def remove_session(self, candidate: Candidate) -> None:
+        """One that add_session() was called for has ended."""
+        self._sessions[_place(candidate)] -= 1
+        if not self._sessions[_place(candidate)]:
+            del self._sessions[_place(candidate)]
+
+    @property
+    def sessions(self) -> int:
+        """With any host of the site, carrying mail or idle after that."""
+        return self._sessions.total()
+
+
+def _place(candidate: Candidate) -> tuple[str, int]:
+    return candidate.address, candidate.port
 
 
 def site_key(exchanges: Exchanges) -> Hashable:

@@ -46,8 +46,10 @@ class Hosts(Protocol):
     """The hosts of one site as they are now: their plan, and their bad-host marks."""
 
     def plan(self) -> Plan: ...
-    def mark_bad(self, candidate: Candidate) -> None: ...
+    def mark_bad(self, candidate: Candidate, why: Outcome) -> None: ...
     def mark_good(self, candidate: Candidate) -> None: ...
+    def add_session(self, candidate: Candidate) -> None: ...
+    def remove_session(self, candidate: Candidate) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class ManagedRelayerMixin(ABC):
         self._mail = mail
         self._settings = settings
         self._connection: Connection | None = None
+        #: Whose host has answered MAIL in the present session.
+        self._at_work: Candidate | None = None
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
         self._batch: Sequence[int] = ()
@@ -232,6 +236,9 @@ class ManagedRelayerMixin(ABC):
                 self._drop()
                 return _unreadable(batch, error)
             self._hosts.mark_good(candidate)
+            if self._at_work is None:
+                self._at_work = candidate
+                self._hosts.add_session(candidate)
             return dict(zip(batch, told, strict=True))
 
     def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
@@ -263,7 +270,8 @@ class ManagedRelayerMixin(ABC):
 
     def _open(self, candidate: Candidate) -> Connection | Outcome:
         """Connect and greet.  A host that cannot be reached, or says "not now", is marked bad;
-        one that says "never" is alive, and only passed over (RFC 5321 3.1)."""
+        one that says "never" is alive, and only passed over (RFC 5321 3.1).  So is one that
+        could not be asked, for reasons of ours."""
         settings = self._settings
         connection = Connection(
             settings.hostname,
@@ -272,6 +280,7 @@ class ManagedRelayerMixin(ABC):
             source=settings.source,
         )
         self._connection = connection
+        ours = False
         try:
             port = candidate.port or settings.smtp_port
             reply = connection.open(candidate.address, port, candidate.exchange)
@@ -282,21 +291,28 @@ class ManagedRelayerMixin(ABC):
             told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
         except ConnectionLost as lost:
             told = outcome.of_loss(lost, candidate.exchange, candidate.address)
+            ours = lost.ours
         logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if not told.reply.is_permanent:
-            self._hosts.mark_bad(candidate)
+        if not (ours or told.reply.is_permanent):
+            self._hosts.mark_bad(candidate, told)
         self._hang_up()
         return told
 
     def _hang_up(self) -> None:
         if self._connection is not None:
             self._connection.quit()
-            self._connection = None
+        self._forget_session()
 
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+        self._forget_session()
+
+    def _forget_session(self) -> None:
+        self._connection = None
+        if self._at_work is not None:
+            self._hosts.remove_session(self._at_work)
+            self._at_work = None
 
 
 class SMTPManagedRelayer(ManagedRelayerMixin):

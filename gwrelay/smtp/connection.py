@@ -9,6 +9,7 @@ kept away from what it does badly: it resolves names itself, applies one timer t
 read, takes any text for a reply, and forgets recipients when a server says 421.
 """
 
+import errno
 import re
 import smtplib
 import socket
@@ -41,6 +42,15 @@ TIMEOUTS_S: Mapping[str, float] = {
 
 RECEIVE_BYTES = 16 * 1024
 
+#: Why no connection can begin that is nothing about the other end: no descriptor, no memory, no
+#: free port, or --source is no address of this machine.
+_OURS = frozenset(
+    (
+        *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
+        *(errno.EADDRNOTAVAIL, errno.EADDRINUSE),
+    )
+)
+
 
 class _Client(smtplib.SMTP):
     """smtplib's client with our socket, our reply reader and a timer for each stage."""
@@ -70,7 +80,8 @@ class _Client(smtplib.SMTP):
             sock.connect((address, port))
         except OSError as error:
             self.close()
-            raise ConnectionLost(outcome.CONNECT, _reason(error)) from error
+            ours = error.errno in _OURS
+            raise ConnectionLost(outcome.CONNECT, _reason(error), ours=ours) from error
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
         if self.sock is None:

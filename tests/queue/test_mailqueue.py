@@ -163,6 +163,20 @@ def test_defer_is_set_waiting_for_so_many_seconds(queue: Queue, clock: SetClock)
     assert queue.next_due_at == clock.now + 25
 
 
+def test_what_waits_can_be_due_now_and_then_is_no_longer(queue: Queue, clock: SetClock) -> None:
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    assert not queue.hasten(delivery), "it is being relayed"
+    queue.set_waiting(delivery, clock.now + 500)
+    changes = []
+    queue.on_change = lambda: changes.append(queue.next_due_at)
+    assert queue.hasten(delivery)
+    assert changes == [clock.now]
+    assert take(queue) == {"b.test": delivery}
+    assert not queue.hasten(delivery)
+    assert len(queue) == 1
+
+
 def test_what_is_put_off_comes_back_at_the_end_of_its_lifetime(
     queue: Queue, clock: SetClock
 ) -> None:

@@ -53,18 +53,60 @@ def test_a_removed_message_is_gone_with_all_its_deliveries() -> None:
     assert [d.due_at for d in schedule.take_due(10.0, 9)] == [2.0, 4.0]
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3), st.integers(0, 3), st.booleans())))
+def test_a_hastened_delivery_is_due_at_its_new_time_and_only_once() -> None:
+    schedule = Schedule()
+    first, second = delivery(300.0, 1), delivery(200.0, 2)
+    schedule.add(first)
+    schedule.add(second)
+    assert schedule.hasten(first, 100.0)
+    assert first.due_at == schedule.next_due_at == 100.0
+    assert len(schedule) == 2
+    assert schedule.take_due(1000.0, 10) == [first, second]
+    assert schedule.next_due_at is None
+    assert len(schedule) == 0
+
+
+def test_hastening_never_delays_and_never_brings_back_what_was_taken() -> None:
+    schedule = Schedule()
+    early = delivery(50.0)
+    schedule.add(early)
+    assert schedule.hasten(early, 100.0)
+    assert early.due_at == 50.0
+    schedule.take_due(50.0, 1)
+    assert not schedule.hasten(early, 10.0)
+    assert len(schedule) == 0
+    schedule.add(early)
+    schedule.remove(early.message_id)
+    assert not schedule.hasten(early, 10.0)
+    assert schedule.next_due_at is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 20), st.integers(0, 3), st.integers(0, 3), st.booleans(), st.booleans()
+        )
+    )
+)
 def test_the_schedule_is_a_sorted_list_whatever_is_done(
-    steps: list[tuple[int, int, int, bool]],
+    steps: list[tuple[int, int, int, bool, bool]],
 ) -> None:
     schedule, model, now = Schedule(), [], 0.0
-    for due_in, advance, message_id, removes in steps:
+    for due_in, advance, message_id, removes, hastens in steps:
         if removes:
             schedule.remove(message_id)
             model = [d for d in model if d.message_id != message_id]
         waiting = delivery(now + due_in, message_id)
         schedule.add(waiting)
         model.append(waiting)
+        if hastens:
+            # Equal times come in the order they were set in.
+            hastened = model.pop(0)
+            if hastened.due_at > now + due_in:
+                model.append(hastened)
+            else:
+                model.insert(0, hastened)
+            assert schedule.hasten(hastened, now + due_in)
         now += advance
         due = [d for d in sorted(model, key=lambda d: d.due_at) if d.due_at <= now]
         assert schedule.take_due(now, 100) == due
