@@ -6,6 +6,7 @@ default.  No I/O here: the caller brings the flags, the environment and the byte
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from gwrelay.notation import (
     read_resolver,
     read_share,
     read_size,
+    read_socket,
     read_timeout,
 )
 
@@ -42,6 +44,8 @@ SECTIONS = (INTAKE, SPOOL, POOL, RETRIES, MX, TIMEOUTS, PROCESS)
 #: Variables of these names belong to the tests and the benches, not to the gateway.
 RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
 CONFIG_VARIABLE = "GWRELAY_CONFIG"
+#: Origin of a value that only stands in.
+NOT_GIVEN = "not given"
 
 
 class Kind(NamedTuple):
@@ -116,6 +120,7 @@ HOST_RULES = Kind(
 HOSTNAME = Kind("NAME", read_hostname, "give --hostname a full name, like gw.example.com")
 DIRECTORY = Kind("DIR", read_path, "write a directory, like /var/spool/gwrelay")
 FILE = Kind("FILE", read_path, "write a file name, like /var/log/gwrelay.log")
+SOCKET = Kind("unix:PATH", read_socket, "write unix:PATH, like unix:/run/gwrelay/admin.sock")
 LEVEL = choice("debug", "info", "warning", "error")
 
 
@@ -269,7 +274,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
     shutdown_max_s: Annotated[float, Setting(
         PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
+    admin: Annotated[str, Setting(
+        PROCESS, "admin", SOCKET, "unix:SPOOL/admin.sock",
+        "Take commands (gwrelay mx ...) at this socket.  SPOOL is what --spool says.")]
 # fmt: on
+
+
+def admin_path(admin: str, spool: str) -> str:
+    """Where the control socket is; `admin` as read_socket() gave it."""
+    return (
+        os.path.join(spool, admin.removeprefix("SPOOL/")) if admin.startswith("SPOOL/") else admin
+    )
 
 
 #: The table: what each field of Settings is to people, by the field's name, in its order.
@@ -300,15 +315,19 @@ def load(
     environ: Mapping[str, str],
     file: tuple[str, bytes] | None,
     machine_name: str,
+    *,
+    spool: str = "",
 ) -> Loaded:
     """Choose and check every setting.
 
     `flags` holds what was given, by flag, without dashes; `file` is the TOML file's name and
-    bytes; `machine_name` stands in for --hostname.  Raises ConfigError with one line for each
-    problem, naming its source and what would be right.
+    bytes; `machine_name` and `spool` stand in for --hostname and --spool.  Raises ConfigError
+    with one line for each problem, naming its source and what would be right.
     """
     problems: list[str] = []
     chosen = _defaults(machine_name)
+    if spool:
+        chosen["spool"] = Given((spool,), NOT_GIVEN)
     chosen |= _from_file(*file, problems) if file else {}
     chosen |= _from_environment(environ, problems)
     chosen |= {flag: Given(tuple(texts), f"--{flag}") for flag, texts in flags.items()}

@@ -8,9 +8,14 @@ once (see message/outcome.py).  Exceptions mean our connection, our disk, our co
 class GatewayError(Exception):
     """Everything this package raises on purpose."""
 
+    #: What a command that ends with it exits with.
+    exit_status = 1
+
 
 class ConfigError(GatewayError):
     """A setting that cannot be used: says which, where it came from, and what would be right."""
+
+    exit_status = 2
 
 
 class ConnectionLost(GatewayError):
@@ -37,3 +42,20 @@ class StoreFull(GatewayError):
 
 class StoreFailed(GatewayError):
     """The message could not be made durable: 451 4.3.0, and nothing is delivered from it."""
+
+
+class CommandFailed(GatewayError):
+    """A running gateway could not, or would not, do what a command asked.
+
+    `exit_status` is 1 when nothing matches, 2 when it makes no sense, 3 when it is refused.
+    """
+
+    def __init__(self, exit_status: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+class NotRunning(GatewayError):
+    """No gateway answers at the control socket."""
+
+    exit_status = 4

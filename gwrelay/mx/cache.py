@@ -71,6 +71,10 @@ class Cache(Generic[K, V]):
         """The entry, however old, without any effect on when it leaves."""
         return self._entries.get(key)
 
+    def in_order(self) -> list[K]:
+        """As they are now, the one unused for longest first."""
+        return list(self._entries)
+
     def put(self, key: K, entry: Entry[V]) -> None:
         old = self._entries.get(key)
         if old is not None:

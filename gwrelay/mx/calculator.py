@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from gwrelay.mx.candidates import BadUntil, Candidate, Plan, make_plan
 from gwrelay.mx.exchanges import Exchange
-from gwrelay.mx.lookups import Chained, Host, Key, Lookups, Outcome, Resolver
-from gwrelay.mx.marks import Marks, place
+from gwrelay.mx.lookups import Chained, Host, Key, Lookups, Outcome, Resolver, normal_key
+from gwrelay.mx.marks import Mark, Marks, place
 from gwrelay.mx.policy import MXPolicy
 
 #: Seconds between two searches for marks that ended long ago.
@@ -112,20 +112,57 @@ class MXCalculator:
         policy = self._policy
         return make_plan(exchanges, bad_until, policy.max_hosts, policy.prefer_family, self._rng)
 
-    def mark_bad(self, name: str) -> None:
+    def all_marked_until(self, exchanges: Sequence[Exchange], source: str = "") -> float:
+        """When the first of the marks on all addresses ends; 0.0 as soon as one bears none.
+
+        What plan() says of it, at no cost while nothing is marked.
+        """
+        if not (self._marks or self._bad_names):
+            return 0.0
+        now = self._clock()
+        ends = []
+        for exchange in exchanges:
+            by_name = self._name_bad_until(exchange.name, now)
+            for address in exchange.addresses:
+                at = place(address, exchange.port)
+                until = max(by_name, self._marks.until(at, source, now))
+                if not until:
+                    return 0.0
+                ends.append(until)
+        return min(ends, default=0.0)
+
+    def mark_bad(self, name: str, for_s: float | None = None) -> None:
         """Leave the exchange `name` alone, at all its addresses, for time_out_bad_mx seconds."""
         now = self._clock()
-        until = now + self.time_out_bad_mx
+        until = now + (self.time_out_bad_mx if for_s is None else for_s)
         name = _plain(name)
         self._bad_names[name] = until
         for address in self.lookups.addresses_of(name):
             self._marks.mark_until(address, "", now, until)
 
-    def mark_good(self, name: str) -> None:
-        """Forget all marks of the exchange `name` and of its addresses, from any source."""
+    def mark_good(self, name: str) -> bool:
+        """Forget all marks of the exchange `name` and of its addresses, from any source.
+
+        Returns whether there were any.
+        """
         name = _plain(name)
-        self._bad_names.pop(name, None)
-        self._marks.clear_everywhere(self.lookups.addresses_of(name))
+        named = self._bad_names.pop(name, None) is not None
+        return self._marks.clear_everywhere(self.lookups.addresses_of(name)) > 0 or named
+
+    def bad_hosts(self) -> tuple[dict[str, float], list[Mark]]:
+        """The running marks: of exchanges by name, until when, and of addresses."""
+        now = self._clock()
+        return {n: until for n, until in self._bad_names.items() if until > now}, (
+            self._marks.running(now)
+        )
+
+    def flush(self, domain: str) -> bool:
+        """Forget what is known of `domain`, and of a smart host of that name.
+
+        Returns whether anything was.  Raises ResolutionError for what is no name.
+        """
+        forgotten = self.lookups.forget(normal_key(domain))
+        return self.lookups.forget(normal_key(Host(domain))) or forgotten
 
     def mark_address_bad(self, address: str, source: str = "", port: int = 0) -> float:
         """No session from `source` with `address` came about.  Returns when the mark ends.

@@ -8,7 +8,7 @@ a smart host, whose addresses are never denied.
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from gwrelay.mx.cache import Cache, Entry
@@ -150,6 +150,26 @@ class Lookups:
             return entry.value  # the name servers are in trouble: one waits for them, not all
         flight.landed.wait()
         return flight.outcome
+
+    def entries(self) -> Iterator[tuple[Key, Entry[Outcome]]]:
+        """What is remembered, the one unused for longest first.  May take its time."""
+        for key in self._outcomes.in_order():
+            entry = self._outcomes.peek(key)
+            if entry is not None:
+                yield key, entry
+
+    def forget(self, key: Key) -> bool:
+        """Ask anew for `key` and its exchanges; whether there was anything to forget."""
+        with self._lock:
+            entry = self._outcomes.peek(key)
+            if entry is None:
+                return False
+            names = [e.name for e in entry.value] if isinstance(entry.value, tuple) else []
+            for name in names:
+                for family in self.rules.families:
+                    self._answers.drop(f"{family} {name}")
+            self._outcomes.drop(key)
+        return True
 
     def addresses_of(self, name: str) -> frozenset[str]:
         """Every address remembered of the host `name`, however old."""

@@ -6,6 +6,17 @@ Pure state: times come in as arguments, in seconds of the owner's clock.
 """
 
 import random
+from typing import NamedTuple
+
+
+class Mark(NamedTuple):
+    """A running mark.  `port` 0 is that of exchanges found by MX; `source` "" any of ours."""
+
+    source: str
+    address: str
+    port: int
+    set_at: float
+    until: float
 
 
 class Marks:
@@ -53,14 +64,25 @@ class Marks:
     def clear(self, address: str, source: str) -> None:
         self._marks.pop((source, address), None)
 
-    def clear_everywhere(self, addresses: frozenset[str]) -> None:
-        for source, address in [k for k in self._marks if k[1].partition(" ")[0] in addresses]:
+    def clear_everywhere(self, addresses: frozenset[str]) -> int:
+        """From any source and at any port; returns how many marks there were."""
+        found = [key for key in self._marks if key[1].partition(" ")[0] in addresses]
+        for source, address in found:
             self.clear(address, source)
+        return len(found)
 
     def until(self, address: str, source: str, now: float) -> float:
         """When the running mark ends; 0.0 if there is none."""
         mark = self._marks.get((source, address))
         return mark[1] if mark is not None and mark[1] > now else 0.0
+
+    def running(self, now: float) -> list[Mark]:
+        """Those that have not ended."""
+        return [
+            Mark(source, *_address_and_port(address), set_at, until)
+            for (source, address), (set_at, until, _) in self._marks.items()
+            if until > now
+        ]
 
     def forget(self, now: float) -> None:
         """Drop what ended longer than `max_s` ago."""
@@ -80,3 +102,8 @@ def place(address: str, port: int) -> str:
     Two smart hosts may share an address, and one of them be down.
     """
     return f"{address} port {port}" if port else address
+
+
+def _address_and_port(placed: str) -> tuple[str, int]:
+    address, _, port = placed.partition(" port ")
+    return address, int(port or 0)

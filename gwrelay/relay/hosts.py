@@ -76,6 +76,11 @@ class SiteHosts:
     def plan(self) -> Plan:
         return self._calculator.plan(self.exchanges, self._source)
 
+    @property
+    def all_marked_until(self) -> float:
+        """0.0 as long as one address bears no mark; see Plan."""
+        return self._calculator.all_marked_until(self.exchanges, self._source)
+
     def mark_bad(self, candidate: Candidate, why: Outcome) -> None:
         """No session with `candidate` came about; `why` is how it ended.
 

@@ -277,13 +277,16 @@ class SmartHostSMTPRelayingManager:
             self._is_dead(site)
 
     def _is_dead(self, site: Site) -> bool:
-        """Whether each of its hosts is marked; the first to find it back wakes its mail."""
-        if site.dead_until <= self._clock():
-            return False
-        if site.hosts.plan().all_marked_until:
+        """Whether each of its hosts is marked, be it by another site or by an operator; the
+        first to find it back before its time wakes its mail."""
+        dead_until = site.hosts.all_marked_until
+        if dead_until:
+            if dead_until != site.dead_until:
+                site.note_dead(dead_until)
             return True
-        site.dead_until = 0.0
-        site.wake(self.queue.hasten)
+        if site.dead_until > self._clock():
+            site.dead_until = 0.0
+            site.wake(self.queue.hasten)
         return False
 
     def _no_connection(self, site: Site, delivery: Delivery, why: Outcome) -> None:
@@ -291,7 +294,7 @@ class SmartHostSMTPRelayingManager:
 
         `delivery` found that out.  It is in the queue again, or ready if others are served.
         """
-        dead_until = site.hosts.plan().all_marked_until
+        dead_until = site.hosts.all_marked_until
         site.note_no_connection(dead_until, why)
         if dead_until:
             site.sleep(delivery)

@@ -140,10 +140,14 @@ class Site:
 
     def note_no_connection(self, dead_until: float, why: Outcome) -> None:
         """`dead_until` is 0.0 when some host is not marked: it refused, but it is alive."""
+        self.last_failure = why
+        self.note_dead(dead_until)
+
+    def note_dead(self, dead_until: float) -> None:
+        """Each of its hosts is marked until then, by whomever."""
         if dead_until != self.dead_until:
             self._put_to_sleep = 0
         self.dead_until = dead_until
-        self.last_failure = why
         sessions = self.hosts.sessions
         self._window = shaping.after_no_connection(sessions)
         self._patience = shaping.PATIENCE if sessions else 0
@@ -151,7 +155,7 @@ class Site:
     @property
     def still_works(self) -> bool:
         """Whether it has sessions that carry mail, though another one was refused."""
-        return self.hosts.sessions > 0 and not self.hosts.plan().all_marked_until
+        return self.hosts.sessions > 0 and not self.hosts.all_marked_until
 
     @property
     def is_unused(self) -> bool:

@@ -110,7 +110,9 @@ def test_a_site_marks_the_address_and_port_it_used() -> None:
     assert hosts.plan().all_marked_until == 0.0
     hosts.mark_bad(other, UNREACHED)
     assert hosts.plan().all_marked_until == clock.now + 30
+    assert hosts.all_marked_until == clock.now + 30
     hosts.mark_good(one)
+    assert hosts.all_marked_until == 0.0
     assert [c.exchange for c in hosts.plan().candidates] == ["a", "b"]
     # The mark is that of our address: another one may be welcome.
     assert calculator.bad_until("192.0.2.1", "", 2526) == 0.0

@@ -298,6 +298,21 @@ def test_a_mark_taken_away_by_hand_wakes_what_slept() -> None:
     assert len(back.messages) == 5
 
 
+def test_a_host_marked_by_another_site_or_by_hand_is_left_alone_here_too(peer: Peer) -> None:
+    """And is tried by one message when the mark ends."""
+    relay = Relay({"b.test": host(ONE), "c.test": host(ONE, name="mx.c.test")}, peer.port)
+    relay.calculator.mark_bad("mx.c.test", 40)
+    relay.send(*(envelope(f"u{n}@c.test") for n in range(5)), envelope("x@b.test"))
+    relay.run()
+    assert peer.arrived() == {"x@b.test": 1}
+    assert relay.queue.next_due_at == relay.clock() + 40
+    relay.set_clock.advance(40)
+    attempts = relay.manager.check_state()
+    assert len(attempts) == 1
+    relay.run()
+    assert len(peer.messages) == 6
+
+
 def test_while_a_site_is_dead_its_mail_is_looked_at_in_turn_and_not_all_at_once() -> None:
     relay = Relay({"b.test": host(DEAD)}, 25, max_site_connections=1)
     relay.send(*(envelope(f"u{n}@b.test") for n in range(200)))
