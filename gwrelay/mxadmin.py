@@ -86,10 +86,10 @@ def _remembered(key: Key, entry: Entry[Outcome]) -> dict[str, Any]:
         "name": key if isinstance(key, str) else key[0],
         "smarthost": isinstance(key, Host),
         "cname_limit": key.cname_limit if isinstance(key, Chained) else None,
-        "exchanges": [] if isinstance(outcome, ResolutionError) else [e._asdict() for e in outcome],
+        "exchanges": [] if isinstance(outcome, ResolutionError) else list(outcome),
         "reply": str(outcome.reply) if isinstance(outcome, ResolutionError) else None,
         "made_at": entry.made_at,
-        "used_at": entry.used_at,
+        "used_at": max(entry.used_at, entry.made_at),
         "expires_at": entry.expires_at,
         # A "no" is not refreshed, only dropped.
         "refresh_at": None if no else entry.visit_at,

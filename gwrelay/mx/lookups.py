@@ -9,7 +9,7 @@ a smart host, whose addresses are never denied.
 import random
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from gwrelay.mx.cache import Cache, Entry
 from gwrelay.mx.exchanges import (
@@ -96,9 +96,12 @@ class Lookups:
         self._rng = rng
         self.rules = policy.rules
         self._outcomes: Cache[Key, Outcome] = Cache(policy.cache_size)
+        #: The entry of a key in its usual form, however old.
+        self.find = self._outcomes.get
         #: A and AAAA by "KIND name".  Thousands of domains share a few big exchanges: without
         #: this each of them would ask for the same ten addresses.
-        self._answers: Cache[str, Answer] = Cache(policy.cache_size)
+        #: As plain tuples, of which the collector lets go, which it does not of Answers.
+        self._answers: Cache[str, tuple[Any, ...]] = Cache(policy.cache_size)
         self._flights: dict[Key, _Flight] = {}
         self._lock = threading.Lock()
         self._asking = threading.BoundedSemaphore(policy.dns_concurrency)
@@ -177,7 +180,8 @@ class Lookups:
         if address is not None:
             return frozenset((address,))
         answers = (self._answers.peek(f"{family} {name}") for family in self.rules.families)
-        return frozenset(a for answer in answers if answer for a in answer.value.addresses)
+        known = [Answer._make(answer.value) for answer in answers if answer]
+        return frozenset(address for answer in known for address in answer.addresses)
 
     def tend(self) -> float:
         """Refresh or drop one outcome whose time has come, forget some old answers.
@@ -268,9 +272,12 @@ class Lookups:
         """The answer from memory or a name server, and the seconds it took to ask."""
         name = f"{question.kind} {question.name}"
         entry = self._answers.get(name) if question.kind != "MX" else None
+        known = Answer._make(entry.value) if entry is not None else None
         now = self._clock()
-        if entry is not None and self._has_long_to_live(entry, now):
-            return entry.value._replace(ttl_s=entry.expires_at - now), 0.0
+        if entry is not None and known is not None:
+            left_to_live_s = entry.expires_at - now
+            if self._is_long(left_to_live_s, known.ttl_s):
+                return known._replace(ttl_s=left_to_live_s), 0.0
         if left_s <= 0:
             return LookupFailed(question.name, "too many slow answers before it"), 0.0
         # Waiting for a turn is not counted: that others ask a lot says nothing about this name.
@@ -281,18 +288,17 @@ class Lookups:
                 answer = self._resolver.ask(question)
             except LookupFailed as failure:
                 took_s = self._clock() - started
-                if entry is not None and now < entry.stale_until:
-                    return entry.value._replace(ttl_s=0.0), took_s
+                if entry is not None and known is not None and now < entry.stale_until:
+                    return known._replace(ttl_s=0.0), took_s
                 return failure, took_s
         if question.kind != "MX":
             self._remember_answer(name, answer)
         return answer, self._clock() - started
 
-    def _has_long_to_live(self, entry: Entry[Answer], now: float) -> bool:
+    def _is_long(self, left_s: float, ttl_s: float) -> bool:
         """An answer near its end would make all that is built on it end as soon."""
         policy = self._policy
-        left_s = entry.expires_at - now
-        return left_s >= max(policy.ttl_min_s, 2 * policy.refresh_ahead * entry.value.ttl_s)
+        return left_s >= max(policy.ttl_min_s, 2 * policy.refresh_ahead * ttl_s)
 
     def _remember_answer(self, name: str, answer: Answer) -> None:
         policy = self._policy
@@ -302,7 +308,8 @@ class Lookups:
         expires_at = now + answer.ttl_s
         stale_until = expires_at + (policy.stale_on_error_s if answer.addresses else 0.0)
         with self._lock:
-            self._answers.put(name, Entry(answer, now, expires_at, stale_until, stale_until))
+            entry = Entry(tuple(answer), now, expires_at, stale_until, stale_until)
+            self._answers.put(name, entry)
 
     def _remember(self, key: Key, result: Resolved | ResolutionError) -> Outcome:
         """Keep `result`, unless it is a failure and there is something better."""
@@ -322,6 +329,7 @@ class Lookups:
                     now + ttl_s,
                     now + ttl_s + policy.stale_on_error_s,
                     now + ttl_s - ahead_s,
+                    equals(result.exchanges),
                 )
             elif result.ttl_s is None:
                 self.failed += 1
@@ -345,6 +353,12 @@ class Lookups:
         # Half way, since the loop may be two seconds late: who asks is not to find it expired.
         self._outcomes.visit(key, now + 0.5 * self._policy.failure_ttl_s)
         return True
+
+
+def equals(exchanges: tuple[Exchange, ...]) -> int:
+    """How many are as preferred as the first."""
+    best = exchanges[0].preference
+    return sum(exchange.preference == best for exchange in exchanges)
 
 
 def _negative(error: ResolutionError, now: float, ttl_s: float) -> Entry[Outcome]:

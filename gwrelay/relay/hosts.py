@@ -7,6 +7,8 @@ never by MX, and its failures only ever defer mail.
 from collections import Counter
 from collections.abc import Hashable
 
+from msgspec.structs import replace
+
 from gwrelay.message.outcome import Outcome
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.candidates import Candidate, Plan
@@ -54,7 +56,7 @@ class Destinations:
     def _in_order(self, found: list[Exchanges | ResolutionError]) -> Exchanges | ResolutionError:
         """The smart hosts that have addresses, preferred as they were given."""
         exchanges = [
-            host[0]._replace(preference=n, port=hop.port)
+            replace(host[0], preference=n, port=hop.port)
             for n, (hop, host) in enumerate(zip(self._smarthosts, found, strict=True))
             if not isinstance(host, ResolutionError)
         ]

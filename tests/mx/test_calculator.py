@@ -8,6 +8,7 @@ from collections import Counter
 from ipaddress import ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.denied import Denied
@@ -780,7 +781,7 @@ def test_no_spelling_of_a_domain_passes_for_a_smart_host_or_another_limit(domain
 def test_two_ports_of_one_address_are_marked_apart() -> None:
     desk = Desk({})
     exchange = desk.calculator.get_host("192.0.2.1")[0]
-    both = (exchange._replace(port=2525), exchange._replace(preference=1, port=2526))
+    both = (replace(exchange, port=2525), replace(exchange, preference=1, port=2526))
     desk.calculator.mark_address_bad("192.0.2.1", port=2525)
     plan = desk.calculator.plan(both)
     assert [c.port for c in plan.candidates] == [2526, 2525]

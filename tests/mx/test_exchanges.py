@@ -51,7 +51,7 @@ def resolved(
     domain: str, table: Table, rules: Rules = DEFAULT, seed: int = 1
 ) -> list[tuple[int, str, tuple[str, ...]]]:
     result, _ = drive(resolve(domain, rules, random.Random(seed)), table)
-    return [exchange[:3] for exchange in result.exchanges]
+    return [(e.preference, e.name, e.addresses) for e in result.exchanges]
 
 
 def refusal(domain: str, table: Table, rules: Rules = DEFAULT) -> ResolutionError:
