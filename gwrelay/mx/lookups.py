@@ -27,6 +27,7 @@ from gwrelay.mx.exchanges import (
     resolve_host,
 )
 from gwrelay.mx.policy import MXPolicy
+from gwrelay.mx.turns import Landing, Turns
 
 
 class Host(NamedTuple):
@@ -67,7 +68,7 @@ class _Flight:
     __slots__ = ("landed", "outcome")
 
     def __init__(self, name: str) -> None:
-        self.landed = threading.Event()
+        self.landed = Landing()
         self.outcome: Outcome = LookupFailed(name, "the lookup was broken off")
 
 
@@ -104,7 +105,7 @@ class Lookups:
         self._answers: Cache[str, tuple[Any, ...]] = Cache(policy.cache_size)
         self._flights: dict[Key, _Flight] = {}
         self._lock = threading.Lock()
-        self._asking = threading.BoundedSemaphore(policy.dns_concurrency)
+        self._asking = Turns(policy.dns_concurrency)
         #: Counters: lookups, those that failed, failed ones an old outcome stood in for, lookups
         #: made ahead of need, questions asked.
         self.made = 0
@@ -239,7 +240,7 @@ class Lookups:
         finally:  # also if this greenlet is killed: others wait for the landing
             with self._lock:
                 del self._flights[key]
-            flight.landed.set()
+            flight.landed.land()
         return flight.outcome
 
     def _resolution(self, key: Key) -> Resolution:
