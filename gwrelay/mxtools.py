@@ -23,9 +23,9 @@ from gwrelay.mx.exchanges import (
     Exchange,
     LookupFailed,
     Question,
-    Resolution,
     ResolutionError,
     Resolved,
+    conclude,
     normal_domain,
     resolve,
 )
@@ -61,7 +61,8 @@ def lookup(domain: str, settings: Settings, *, asks_gateway: bool, as_json: bool
     try:
         name = normal_domain(domain)
         resolution = resolve(name, policy.rules, random.Random(), seen)
-        found = _drive(resolution, build_resolver(settings), asked)
+        resolver = build_resolver(settings)
+        found = conclude(resolution, lambda question: _ask(resolver, question, asked))
     except ResolutionError as error:
         found = error
     path = admin_path(settings.admin, settings.spool) if asks_gateway else ""
@@ -71,24 +72,6 @@ def lookup(domain: str, settings: Settings, *, asks_gateway: bool, as_json: bool
     told["smarthosts"] = [str(hop) for hop in settings.smarthost]
     _print(told, _plan_lines(told), as_json)
     return 0 if told["reply"] is None else 1
-
-
-def _drive(resolution: Resolution, resolver: DNSResolver, asked: list[_Asked]) -> Resolved:
-    """Answer the questions of `resolution`, each once.  Raises ResolutionError."""
-    known: dict[Question, Answer | LookupFailed] = {}
-    try:
-        question = next(resolution)
-        while True:
-            if question not in known:
-                known[question] = _ask(resolver, question, asked)
-            answer = known[question]
-            if isinstance(answer, LookupFailed):
-                question = resolution.throw(answer)
-            else:
-                question = resolution.send(answer)
-    except StopIteration as done:
-        resolved: Resolved = done.value
-        return resolved
 
 
 def _ask(resolver: DNSResolver, question: Question, asked: list[_Asked]) -> Answer | LookupFailed:

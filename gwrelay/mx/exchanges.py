@@ -37,9 +37,11 @@ __all__ = [
     "NoSuchDomain",
     "NullMX",
     "Question",
+    "Resolution",
     "ResolutionError",
     "Resolved",
     "Rules",
+    "conclude",
     "literal_address",
     "normal_domain",
     "normal_host",
@@ -137,6 +139,21 @@ class Rules(NamedTuple):
     #: Addresses kept of one exchange, and of all together: an attempt tries five.
     max_addresses_per_exchange: int = 20
     max_addresses: int = 100
+
+
+def conclude(resolution: Resolution, ask: Callable[[Question], Answer | LookupFailed]) -> Resolved:
+    """Have `ask` answer the questions of `resolution` one by one.  Raises ResolutionError."""
+    try:
+        question = next(resolution)
+        while True:
+            answer = ask(question)
+            if isinstance(answer, LookupFailed):
+                question = resolution.throw(answer)
+            else:
+                question = resolution.send(answer)
+    except StopIteration as done:
+        resolved: Resolved = done.value
+        return resolved
 
 
 def resolve(

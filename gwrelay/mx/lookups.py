@@ -20,6 +20,7 @@ from gwrelay.mx.exchanges import (
     Resolution,
     ResolutionError,
     Resolved,
+    conclude,
     literal_address,
     normal_domain,
     normal_host,
@@ -254,18 +255,15 @@ class Lookups:
     def _ask_all(self, resolution: Resolution) -> Resolved | ResolutionError:
         """Answer the questions of `resolution` until it comes to a conclusion."""
         left_s = self._policy.lookup_s
+
+        def ask(question: Question) -> Answer | LookupFailed:
+            nonlocal left_s
+            answer, took_s = self._answer(question, left_s)
+            left_s -= took_s
+            return answer
+
         try:
-            question = next(resolution)
-            while True:
-                answer, took_s = self._answer(question, left_s)
-                left_s -= took_s
-                if isinstance(answer, LookupFailed):
-                    question = resolution.throw(answer)
-                else:
-                    question = resolution.send(answer)
-        except StopIteration as done:
-            resolved: Resolved = done.value
-            return resolved
+            return conclude(resolution, ask)
         except ResolutionError as error:
             return error
 
