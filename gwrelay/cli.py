@@ -20,12 +20,14 @@ from gwrelay import __version__
 from gwrelay.config import (
     CONFIG_VARIABLE,
     DESTINATION,
+    NOT_GIVEN,
     SECTIONS,
     SHARE,
     TABLE,
     Given,
     Loaded,
     Setting,
+    admin_path,
     load,
 )
 from gwrelay.errors import ConfigError, GatewayError
@@ -59,12 +61,17 @@ class SettingOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command that takes every setting, its --help in the table's sections."""
+    """A command that takes settings, all or these, its --help in the table's sections."""
 
     def __init__(
-        self, name: str | None, *, params: Sequence[click.Parameter], **others: Any
+        self,
+        name: str | None,
+        *,
+        params: Sequence[click.Parameter],
+        fields: Sequence[str] = tuple(TABLE),
+        **others: Any,
     ) -> None:
-        settings = [SettingOption(field, setting) for field, setting in TABLE.items()]
+        settings = [SettingOption(field, TABLE[field]) for field in fields]
         super().__init__(name, params=[*params, *settings], epilog=_SOURCES, **others)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -75,8 +82,9 @@ class SettingsCommand(click.Command):
                 if getattr(option, "section", "Options") == section
                 and (record := option.get_help_record(ctx))
             ]
-            with formatter.section(section):
-                formatter.write_dl(records)
+            if records:
+                with formatter.section(section):
+                    formatter.write_dl(records)
 
 
 _config_option = click.option(
@@ -111,7 +119,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except GatewayError as error:
         for line in str(error).splitlines():
             click.echo(f"gwrelay: error: {line}", err=True)
-        return USAGE_STATUS if isinstance(error, ConfigError) else 1
+        return error.exit_status
     except BrokenPipeError:
         if not _reader_left():
             raise
@@ -321,6 +329,143 @@ def spool_compact(directory: str | None, ratio: str, as_json: bool) -> int:
     return int(_spool_tools().compact(_given_spool(directory), share, as_json=as_json))
 
 
+@gwrelay.group("mx", short_help="Where mail for a domain goes, and which hosts are down.")
+def mx_group() -> None:
+    """Where mail for a domain goes, and which hosts are down.
+
+    All but lookup ask the gateway that runs on --spool, and end with status 4 when none does.
+    """
+
+
+#: What decides where mail for a domain goes, and which gateway to ask for its marks.
+_LOOKUP_SETTINGS = (
+    *("listen", "spool", "nxdomain", "resolver", "dns_timeout_s", "mx_ttl_min_s", "mx_ttl_max_s"),
+    *("mx_negative_ttl_s", "mx_max_hosts", "smarthost", "smtp_port", "ip_family", "cname_limit"),
+    *("deny_host", "admin"),
+)
+
+
+@mx_group.command("lookup", cls=SettingsCommand, fields=_LOOKUP_SETTINGS)
+@click.argument("domain")
+@_config_option
+@_json_option
+def mx_lookup(
+    domain: str, config: str | None, as_json: bool, **given: str | Sequence[str] | None
+) -> int:
+    """Ask name servers where mail for DOMAIN goes, and say why each host is where it is.
+
+    Works with and without a gateway; one that runs on --spool adds its bad-host marks.  Takes the
+    settings of serve that matter here.
+
+    Exit status 1 when there is nowhere to send it to.
+    """
+    loaded = _load(config, given, spool=".")
+    spool_given = loaded.given["spool"].origin != NOT_GIVEN
+    asks = spool_given or not loaded.settings.admin.startswith("SPOOL/")
+    return int(_mx_tools().lookup(domain, loaded.settings, asks_gateway=asks, as_json=as_json))
+
+
+_admin_option = click.option(
+    "--admin",
+    metavar="unix:PATH",
+    envvar="GWRELAY_ADMIN",
+    help="The control socket, where serve was given one.  Also GWRELAY_ADMIN.",
+)
+
+
+@mx_group.command("cache")
+@click.argument("domains", metavar="[DOMAIN]...", nargs=-1)
+@_spool_option
+@_admin_option
+@_json_option
+def mx_cache(
+    domains: Sequence[str], directory: str | None, admin: str | None, as_json: bool
+) -> int:
+    """Print what the gateway remembers of domains: all, or those named.
+
+    For each: its exchanges and their addresses or why there are none, when it was last used, when
+    it will be asked for again and when it expires.
+    """
+    at = _given_admin(directory, admin)
+    return int(_mx_tools().cache(at, domains, as_json=as_json))
+
+
+@mx_group.command("bad")
+@_spool_option
+@_admin_option
+@_json_option
+def mx_bad(directory: str | None, admin: str | None, as_json: bool) -> int:
+    """Print which hosts are marked bad, and until when."""
+    return int(_mx_tools().bad(_given_admin(directory, admin), as_json=as_json))
+
+
+@mx_group.command("flush")
+@click.argument("domains", metavar="[DOMAIN]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Forget all domains.")
+@_spool_option
+@_admin_option
+@_json_option
+def mx_flush(
+    domains: Sequence[str],
+    everything: bool,
+    directory: str | None,
+    admin: str | None,
+    as_json: bool,
+) -> int:
+    """Forget what is remembered of domains: the next mail for them asks anew."""
+    if everything == bool(domains):
+        raise ConfigError("mx flush: name domains, or give --all")
+    return int(_mx_tools().flush(_given_admin(directory, admin), domains, as_json=as_json))
+
+
+@mx_group.command("mark-bad")
+@click.argument("host")
+@click.option(
+    "--for", "lasts", metavar="DURATION", help="How long; --mx-bad-time's longest unless given."
+)
+@_spool_option
+@_admin_option
+@_json_option
+def mx_mark_bad(
+    host: str, lasts: str | None, directory: str | None, admin: str | None, as_json: bool
+) -> int:
+    """Leave HOST, a name or an address, alone for a while.
+
+    A name is marked at all its addresses.  Mail goes to the other exchanges of its domains, or
+    waits.
+    """
+    at = _given_admin(directory, admin)
+    return int(_mx_tools().mark_bad(at, host, lasts, as_json=as_json))
+
+
+@mx_group.command("mark-good")
+@click.argument("host")
+@_spool_option
+@_admin_option
+@_json_option
+def mx_mark_good(host: str, directory: str | None, admin: str | None, as_json: bool) -> int:
+    """Forget all marks of HOST, a name or an address, and let its mail go."""
+    return int(_mx_tools().mark_good(_given_admin(directory, admin), host, as_json=as_json))
+
+
+def _mx_tools() -> Any:
+    return importlib.import_module("gwrelay.mxtools")
+
+
+def _given_admin(directory: str | None, admin: str | None) -> str:
+    """Path of the control socket of the gateway that is meant."""
+    setting = TABLE["admin"]
+    try:
+        socket_path = str(setting.kind.read(admin or str(setting.default)))
+    except ValueError as error:
+        raise ConfigError(f"--admin: {admin!r} {error}; {setting.kind.right}") from None
+    if not directory and socket_path.startswith("SPOOL/"):
+        raise ConfigError(
+            "--spool: not given; write --spool DIR or GWRELAY_SPOOL=DIR, or --admin unix:PATH"
+        )
+    return admin_path(socket_path, directory or "")
+
+
 def _spool_tools() -> Any:
     return importlib.import_module("gwrelay.spooltools")
 
@@ -341,14 +486,19 @@ def version(as_json: bool) -> None:
         click.echo(f"gwrelay {__version__}")
 
 
-def _load(config: str | None, given: Mapping[str, str | Sequence[str] | None]) -> Loaded:
-    """What was given on the command line, in the environment and in the file, as settings."""
+def _load(
+    config: str | None, given: Mapping[str, str | Sequence[str] | None], spool: str = ""
+) -> Loaded:
+    """What was given on the command line, in the environment and in the file, as settings.
+
+    `spool` stands in for one that was not given.
+    """
     flags = {
         TABLE[field].flag: [value] if isinstance(value, str) else value
         for field, value in given.items()
         if value is not None and value != ()
     }
-    return load(flags, os.environ, _read_file(config), socket.gethostname())
+    return load(flags, os.environ, _read_file(config), socket.gethostname(), spool=spool)
 
 
 def _read_file(config: str | None) -> tuple[str, bytes] | None:

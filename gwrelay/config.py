@@ -6,6 +6,7 @@ default.  No I/O here: the caller brings the flags, the environment and the byte
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ from gwrelay.notation import (
     read_share,
     read_size,
     read_smart_host,
+    read_socket,
     read_switch,
     read_timeout,
 )
@@ -47,6 +49,8 @@ SECTIONS = (INTAKE, SPOOL, POOL, RETRIES, MX, TLS, TIMEOUTS, PROCESS)
 #: Variables of these names belong to the tests and the benches, not to the gateway.
 RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
 CONFIG_VARIABLE = "GWRELAY_CONFIG"
+#: Origin of a value that only stands in.
+NOT_GIVEN = "not given"
 
 
 class Kind(NamedTuple):
@@ -127,6 +131,7 @@ HOSTNAME = Kind("NAME", read_hostname, "give --hostname a full name, like gw.exa
 DIRECTORY = Kind("DIR", read_path, "write a directory, like /var/spool/gwrelay")
 FILE = Kind("FILE", read_path, "write a file name, like /var/log/gwrelay.log")
 SWITCH = Kind("yes|no", read_switch, "write yes or no")
+SOCKET = Kind("unix:PATH", read_socket, "write unix:PATH, like unix:/run/gwrelay/admin.sock")
 LEVEL = choice("debug", "info", "warning", "error")
 
 
@@ -242,7 +247,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mx_max_hosts: Annotated[int, Setting(
         MX, "mx-max-hosts", count(), "5", "Most addresses to try in one attempt.")]
     mx_max_sessions: Annotated[int, Setting(
-        MX, "mx-max-sessions", count(), "2", "Most sessions to begin in one attempt.")]
+        MX, "mx-max-sessions", count(), "2", "Most hosts to hear a MAIL in one attempt.")]
     smarthost: Annotated[tuple[SmartHost, ...], Setting(
         MX, "smarthost", SMART_HOSTS, "",
         "Send all mail here (port 25 unless given) instead of asking for MX; tried in order.  "
@@ -256,8 +261,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         MX, "cname-limit", count(0, 16), "3", "Most CNAMEs to follow from a domain.")]
     deny_host: Annotated[tuple[HostRule, ...], Setting(
         MX, "deny-host", HOST_RULES, "default",
-        "Never send to these when MX names them.  'default' is loopback, unspecified, link-local "
-        "and multicast; what you give replaces it, so give 'default' too to add to it.")]
+        "Never send to these when MX or an address literal names them.  'default' is loopback, "
+        "unspecified, link-local and multicast; what you give replaces it, so give 'default' "
+        "too to add to it.")]
 
     tls: Annotated[str, Setting(
         TLS, "tls", choice("off", "may", "encrypt", "verify"), "may",
@@ -313,6 +319,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
     shutdown_max_s: Annotated[float, Setting(
         PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
+    admin: Annotated[str, Setting(
+        PROCESS, "admin", SOCKET, "unix:SPOOL/admin.sock",
+        "Take commands (gwrelay mx ...) at this socket.  SPOOL is what --spool says.")]
 
     #: By destination: those of these fields that have another value there.
     destinations: Mapping[str, Mapping[str, Any]] = {}
@@ -320,6 +329,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def for_destination(self, field: str, destination: str) -> Any:
         return self.destinations.get(destination, {}).get(field, getattr(self, field))
+
+
+def admin_path(admin: str, spool: str) -> str:
+    """Where the control socket is; `admin` as read_socket() gave it."""
+    return (
+        os.path.join(spool, admin.removeprefix("SPOOL/")) if admin.startswith("SPOOL/") else admin
+    )
 
 
 #: The table: what each field of Settings is to people, by the field's name, in its order.
@@ -355,18 +371,22 @@ def load(
     environ: Mapping[str, str],
     file: tuple[str, bytes] | None,
     machine_name: str,
+    *,
+    spool: str = "",
 ) -> Loaded:
     """Choose and check every setting.
 
     `flags` holds what was given, by flag, without dashes; `file` is the TOML file's name and
-    bytes; `machine_name` stands in for --hostname.  Raises ConfigError with one line for each
-    problem, naming its source and what would be right.
+    bytes; `machine_name` and `spool` stand in for --hostname and --spool.  Raises ConfigError
+    with one line for each problem, naming its source and what would be right.
     """
     problems: list[str] = []
     document = _parse(*file) if file else {}
     name = file[0] if file and file[0].isprintable() else repr(file and file[0])
     tables = document.pop(DESTINATION, {})
     chosen = _defaults(machine_name)
+    if spool:
+        chosen["spool"] = Given((spool,), NOT_GIVEN)
     chosen |= _from_file(name, document, problems)
     chosen |= _from_environment(environ, problems)
     chosen |= {flag: Given(tuple(texts), f"--{flag}") for flag, texts in flags.items()}

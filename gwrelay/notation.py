@@ -241,6 +241,14 @@ def read_switch(text: str) -> bool:
     return text == "yes"
 
 
+def read_socket(text: str) -> str:
+    """Path of a Unix socket, which may begin with the word SPOOL."""
+    kind, _, path = text.partition(":")
+    if kind != "unix" or not path:
+        raise ValueError("is no Unix socket")
+    return read_path(path)
+
+
 def read_path(text: str) -> str:
     # Names end up in logs and messages: no line breaks, NULs, escapes or stray bytes.
     if not text.isprintable():

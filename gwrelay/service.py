@@ -15,7 +15,8 @@ import gevent
 from gevent.event import Event as Wakeup
 
 from gwrelay import events
-from gwrelay.config import Settings
+from gwrelay.admin import Admin
+from gwrelay.config import Settings, admin_path
 from gwrelay.diagnostics import reopen_log, start_log
 from gwrelay.errors import ConfigError, StoreFailed
 from gwrelay.events import EventLog
@@ -23,12 +24,8 @@ from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Outcome
-from gwrelay.mx.calculator import MXCalculator
-from gwrelay.mx.denied import Denied
-from gwrelay.mx.exchanges import Rules
-from gwrelay.mx.ourselves import own_address_test
-from gwrelay.mx.policy import MXPolicy
-from gwrelay.mx.resolver import DNSResolver
+from gwrelay.mxadmin import mx_handlers
+from gwrelay.mxsetup import build_calculator
 from gwrelay.outbound import build_security, warn_of_passwords
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
@@ -44,6 +41,10 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks at the queue when nothing happens; deliveries that are due and
 #: mail that arrives wake it at once.
 _CHECK_EVERY_S = 1.0
+
+#: Domains refreshed at a time: one whose name servers are slow holds up none of the others, and
+#: what is ready at once keeps the loop busy for less than 20 ms (bench/mx.py).
+_REFRESHERS = 8
 
 #: Files a process has open besides its sessions: log segments, events, the resolver.
 _OTHER_FILES = 200
@@ -112,15 +113,18 @@ class Service:
             self._accepted,
         )
         self._listeners = [Listener(at, self._queue, doors) for at in settings.listen]
-        self._calculator = self._build_calculator()
+        self._calculator = build_calculator(settings, [w.endpoint for w in self._listeners])
         self._manager = self._build_manager()
+        handlers = mx_handlers(self._calculator, self._manager)
+        self._admin = Admin(admin_path(settings.admin, settings.spool), handlers)
         self._stopping = threading.Event()
         self._loops: list[gevent.Greenlet] = []
 
     def start(self) -> None:
         """Spawn every loop, then accept; what waits in the spool is loaded meanwhile."""
         helper = RelayStateHelper(self._manager, _CHECK_EVERY_S)
-        loops = (self._log.run, self._calculator.run, self.events.run, helper.run, self._queue.load)
+        refreshing = [self._calculator.run] * _REFRESHERS
+        loops = (self._log.run, *refreshing, self.events.run, helper.run, self._queue.load)
         for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The
@@ -128,6 +132,7 @@ class Service:
         # collector follows, so it stays short however much waits.
         gc.collect()
         gc.freeze()
+        self._admin.start()
         for listener in self._listeners:
             listener.start()
         addresses = ", ".join(str(listener.endpoint) for listener in self._listeners)
@@ -153,6 +158,7 @@ class Service:
         self._stopping.set()
         self._manager.wake()
         gevent.joinall(self._loops, timeout=1)
+        self._admin.close()
         self._queue.close()
         self.events.close()
         logger.info(
@@ -160,35 +166,6 @@ class Service:
             "" if self._queue.is_loaded else "still loading; at least ",
             len(self._queue),
         )
-
-    def _build_calculator(self) -> MXCalculator:
-        settings = self._settings
-        family = settings.ip_family
-        rules = Rules(
-            cname_limit=settings.cname_limit,
-            families={"4": ("A",), "6": ("AAAA",)}.get(family, ("A", "AAAA")),  # type: ignore[arg-type]
-            nxdomain_defers=settings.nxdomain == "defer",
-            denied=_denied(settings),
-            is_own=own_address_test([w.endpoint for w in self._listeners], settings.smtp_port),
-        )
-        first_s, max_s = settings.mx_bad_time_s
-        policy = MXPolicy(
-            rules=rules,
-            prefer_family={"prefer4": "4", "prefer6": "6"}.get(family, ""),
-            max_hosts=settings.mx_max_hosts,
-            dns_concurrency=settings.dns_concurrency,
-            cache_size=settings.mx_cache_size,
-            ttl_min_s=settings.mx_ttl_min_s,
-            ttl_max_s=settings.mx_ttl_max_s,
-            negative_ttl_max_s=settings.mx_negative_ttl_s,
-            stale_on_error_s=settings.mx_stale_on_error_s,
-            refresh_ahead=settings.mx_refresh_ahead_share,
-            bad_time_first_s=first_s,
-            bad_time_max_s=max_s,
-        )
-        servers = [str(server) for server in settings.resolver]
-        resolver = DNSResolver(servers, timeout_s=settings.dns_timeout_s)
-        return MXCalculator(resolver, time.time, policy=policy)
 
     def _build_manager(self) -> SmartHostESMTPRelayingManager:
         settings = self._settings
@@ -232,12 +209,6 @@ def _sync_natively(descriptor: int) -> None:
     gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
 
 
-def _denied(settings: Settings) -> Denied:
-    networks = tuple(rule for rule in settings.deny_host if not isinstance(rule, str))
-    patterns = tuple(rule for rule in settings.deny_host if isinstance(rule, str))
-    return Denied(networks, patterns)
-
-
 def _stage_timeouts(settings: Settings) -> dict[str, float]:
     return {
         outcome.CONNECT: settings.connect_timeout_s,
@@ -265,6 +236,7 @@ def _own_directory(path: str) -> Path:
     try:
         top.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = top.stat()
+        sockets = {e.name for e in os.scandir(top) if stat.S_ISSOCK(e.stat().st_mode)}
         names = os.listdir(top)
     except OSError as error:
         raise ConfigError(f"--spool {path}: {error.strerror}") from error
@@ -272,6 +244,8 @@ def _own_directory(path: str) -> Path:
         raise ConfigError(f"--spool {path}: not a directory")
     if about.st_uid != os.geteuid():
         raise ConfigError(f"--spool {path}: belongs to user {about.st_uid}, not to us")
+    # Ours, from this life or one that kill -9 ended.
+    names = [name for name in names if name not in sockets]
     strange = [n for n in names if not n.startswith("worker-") and n != "lost+found"]
     if strange:
         raise ConfigError(f"--spool {path}: not a spool, it holds {sorted(strange)[0]!r}")

@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from gwrelay.config import SECTIONS, TABLE, Settings, load
+from gwrelay.config import NOT_GIVEN, SECTIONS, TABLE, Settings, admin_path, load
 from gwrelay.errors import ConfigError
 from gwrelay.mx.denied import DEFAULT_NETWORKS
 from gwrelay.notation import Endpoint, FreeSpace, SmartHost
@@ -323,6 +323,36 @@ def test_free_space_is_a_share_of_the_disk_or_a_size():
 def test_a_bad_value_is_one_line_with_its_source_and_what_is_right(flag, text, problem):
     (line,) = problems_of({flag: [text]})
     assert line.startswith(f"--{flag}: {text!r} {problem}")
+
+
+@pytest.mark.parametrize("text", ["/run/x", "unix:", "tcp:127.0.0.1:25", "unix:a\nb"])
+def test_a_control_socket_that_is_no_path_of_one_is_refused(text):
+    (line,) = problems_of({"admin": [text]})
+    assert line.startswith(f"--admin: {text!r} ")
+    assert line.endswith("write unix:PATH, like unix:/run/gwrelay/admin.sock")
+
+
+@pytest.mark.parametrize(
+    ("admin", "path"),
+    [
+        ("unix:SPOOL/admin.sock", "/var/spool/gw/admin.sock"),
+        ("unix:/run/gw.sock", "/run/gw.sock"),
+        ("unix:gw.sock", "gw.sock"),
+        ("unix:SPOOLS/gw.sock", "SPOOLS/gw.sock"),
+    ],
+)
+def test_the_control_socket_may_be_in_the_spool_wherever_that_is(admin, path):
+    settings = load_with({"admin": [admin], "spool": ["/var/spool/gw"]}).settings
+    assert admin_path(settings.admin, settings.spool) == path
+
+
+def test_a_spool_may_be_stood_in_for_where_none_is_needed():
+    stands_in = load({}, {}, None, "gw.example", spool=".")
+    assert stands_in.settings.spool == "."
+    assert stands_in.given["spool"].origin == NOT_GIVEN
+    given = load({}, {"GWRELAY_SPOOL": "/s"}, None, "gw.example", spool=".")
+    assert given.settings.spool == "/s"
+    assert given.given["spool"].origin == "GWRELAY_SPOOL"
 
 
 @pytest.mark.parametrize("field", TABLE)

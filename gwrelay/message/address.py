@@ -70,16 +70,13 @@ def parse_forward_path(path: bytes, *, smtputf8: bool = False, local_domain: str
     """The argument of RCPT TO without < and >.
 
     "Postmaster" alone must be accepted (RFC 5321 4.5.1); it becomes the postmaster of
-    `local_domain`.  An address literal is refused: mail is routed by what a domain
-    publishes, and a literal would let the client choose any address near us.
+    `local_domain`.  An address literal (RFC 5321 4.1.3) is as good as a domain; which
+    addresses mail is not carried to is decided where it is routed.
     Raises AddressError (501 or 553, status 5.1.3 or 5.6.7).
     """
     if local_domain and path.lower() == b"postmaster":
         return f"{path.decode()}@{local_domain}"
-    address = _mailbox(path, smtputf8, _RECIPIENT)
-    if address.endswith("]"):
-        raise AddressError(553, _RECIPIENT, "address literals are not relayed")
-    return address
+    return _mailbox(path, smtputf8, _RECIPIENT)
 
 
 def _mailbox(path: bytes, smtputf8: bool, status: str) -> str:

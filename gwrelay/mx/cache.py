@@ -10,29 +10,31 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+import msgspec
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Entry(Generic[V]):
-    """One answer.  All times are those of the owner's clock, in seconds."""
+class Entry(msgspec.Struct, Generic[V], gc=False):
+    """One answer.  All times are those of the owner's clock, in seconds.
 
-    __slots__ = ("expires_at", "failing", "made_at", "stale_until", "used_at", "value", "visit_at")
+    `value` must be part of no cycle: the collector does not look here (see Exchange).
+    """
 
-    def __init__(
-        self, value: V, now: float, expires_at: float, stale_until: float, visit_at: float
-    ) -> None:
-        self.value = value
-        self.made_at = now
-        self.expires_at = expires_at
-        #: Better than nothing until then, if no newer answer can be had.
-        self.stale_until = stale_until
-        #: When the owner wants to look at it next: to refresh or to drop it.
-        self.visit_at = visit_at
-        #: When the owner was last asked for it.
-        self.used_at = now
-        #: The last try to refresh it failed.
-        self.failing = False
+    value: V
+    made_at: float
+    expires_at: float
+    #: Better than nothing until then, if no newer answer can be had.
+    stale_until: float
+    #: When the owner wants to look at it next: to refresh or to drop it.
+    visit_at: float
+    #: So many at the head of `value` are as good as its first, where that is a list.
+    best: int = 0
+    #: When the owner was last asked for it; never since it was made: 0.
+    used_at: float = 0.0
+    #: The last try to refresh it failed.
+    failing: bool = False
 
     def is_in_use(self) -> bool:
         """Whether somebody asked for it in the second half of its life: so will others."""
@@ -49,6 +51,8 @@ class Cache(Generic[K, V]):
     def __init__(self, size: int) -> None:
         self._size = size
         self._entries: OrderedDict[K, Entry[V]] = OrderedDict()
+        self._find = self._entries.get
+        self._move_to_end = self._entries.move_to_end
         #: Second -> keys to be visited then, used as an ordered set.
         self._visits: dict[int, dict[K, None]] = {}
         #: The seconds that have a bucket, as a heap; the bucket may have become empty.
@@ -59,10 +63,10 @@ class Cache(Generic[K, V]):
 
     def get(self, key: K) -> Entry[V] | None:
         """The entry, however old; it will be among the last to leave."""
-        entry = self._entries.get(key)
+        entry = self._find(key)
         if entry is not None:
             try:
-                self._entries.move_to_end(key)
+                self._move_to_end(key)
             except KeyError:  # another thread dropped it between the two lines
                 return entry
         return entry
@@ -70,6 +74,10 @@ class Cache(Generic[K, V]):
     def peek(self, key: K) -> Entry[V] | None:
         """The entry, however old, without any effect on when it leaves."""
         return self._entries.get(key)
+
+    def in_order(self) -> list[K]:
+        """As they are now, the one unused for longest first."""
+        return list(self._entries)
 
     def put(self, key: K, entry: Entry[V]) -> None:
         old = self._entries.get(key)

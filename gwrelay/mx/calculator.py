@@ -9,11 +9,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from gwrelay.mx.cache import Entry
 from gwrelay.mx.candidates import BadUntil, Candidate, Plan, make_plan
 from gwrelay.mx.exchanges import Exchange
-from gwrelay.mx.lookups import Chained, Host, Key, Lookups, Outcome, Resolver
-from gwrelay.mx.marks import Marks, place
+from gwrelay.mx.lookups import Chained, Host, Key, Lookups, Outcome, Resolver, equals, normal_key
+from gwrelay.mx.marks import Mark, Marks, place
 from gwrelay.mx.policy import MXPolicy
 
 #: Seconds between two searches for marks that ended long ago.
@@ -43,13 +45,17 @@ class MXCalculator:
         self._policy = policy or MXPolicy()
         self._clock = clock
         self._rng = rng or random.Random()
+        self._random = self._rng.random
+        self._limit = self._policy.rules.cname_limit
         self.lookups = Lookups(resolver, clock, self._policy, self._rng)
+        self._find: Callable[[Key], Entry[Any] | None] = self.lookups.find
         self._marks = Marks(
             self._policy.bad_time_first_s,
             self._policy.bad_time_max_s,
             self._policy.bad_time_jitter,
             self._rng,
         )
+        self._marked = self._marks.held
         #: Exchanges marked by name -> until when.
         self._bad_names: dict[str, float] = {}
         self._forget_marks_at = clock() + _FORGET_MARKS_EVERY_S
@@ -70,19 +76,22 @@ class MXCalculator:
 
         One of equals is chosen at random.  May ask name servers; raises ResolutionError.
         """
+        # What nearly every call comes to, in one piece: bench/mx.py, mx_cached.
+        entry = self._find(domain)
+        if entry is not None and not (self._marked or self._bad_names):
+            now = self._clock()
+            best = entry.best
+            if best and now < entry.expires_at and maximum_canonical_chain_length == self._limit:
+                entry.used_at = now
+                found: tuple[Exchange, ...] = entry.value
+                return found[0 if best == 1 else int(self._random() * best)]
         key: Key = domain
-        if maximum_canonical_chain_length != self._policy.rules.cname_limit:
+        if maximum_canonical_chain_length != self._limit:
             key = Chained(domain, maximum_canonical_chain_length)
         exchanges = self.lookups.get(key)
-        if self._marks or self._bad_names:
-            now = self._clock()
-            good = tuple(e for e in exchanges if not self._is_bad(e, now))
-            exchanges = good or exchanges
-        best = exchanges[0]
-        if len(exchanges) > 1 and exchanges[1].preference == best.preference:
-            equals = sum(e.preference == best.preference for e in exchanges)
-            return exchanges[int(self._rng.random() * equals)]
-        return best
+        now = self._clock()
+        exchanges = tuple(e for e in exchanges if not self._is_bad(e, now)) or exchanges
+        return exchanges[int(self._random() * equals(exchanges))]
 
     def get_exchanges(self, domain: str) -> tuple[Exchange, ...]:
         """All exchanges by preference, from memory or by asking, which blocks this greenlet.
@@ -108,24 +117,61 @@ class MXCalculator:
 
     def plan(self, exchanges: Sequence[Exchange], source: str = "") -> Plan:
         """The addresses one attempt from `source` tries, in order.  Differs from call to call."""
-        bad_until = self._bad_until(source) if self._marks or self._bad_names else None
+        bad_until = self._bad_until(source) if self._marked or self._bad_names else None
         policy = self._policy
         return make_plan(exchanges, bad_until, policy.max_hosts, policy.prefer_family, self._rng)
 
-    def mark_bad(self, name: str) -> None:
+    def all_marked_until(self, exchanges: Sequence[Exchange], source: str = "") -> float:
+        """When the first of the marks on all addresses ends; 0.0 as soon as one bears none.
+
+        What plan() says of it, at no cost while nothing is marked.
+        """
+        if not (self._marked or self._bad_names):
+            return 0.0
+        now = self._clock()
+        ends = []
+        for exchange in exchanges:
+            by_name = self._name_bad_until(exchange.name, now)
+            for address in exchange.addresses:
+                at = place(address, exchange.port)
+                until = max(by_name, self._marks.until(at, source, now))
+                if not until:
+                    return 0.0
+                ends.append(until)
+        return min(ends, default=0.0)
+
+    def mark_bad(self, name: str, for_s: float | None = None) -> None:
         """Leave the exchange `name` alone, at all its addresses, for time_out_bad_mx seconds."""
         now = self._clock()
-        until = now + self.time_out_bad_mx
+        until = now + (self.time_out_bad_mx if for_s is None else for_s)
         name = _plain(name)
         self._bad_names[name] = until
         for address in self.lookups.addresses_of(name):
             self._marks.mark_until(address, "", now, until)
 
-    def mark_good(self, name: str) -> None:
-        """Forget all marks of the exchange `name` and of its addresses, from any source."""
+    def mark_good(self, name: str) -> bool:
+        """Forget all marks of the exchange `name` and of its addresses, from any source.
+
+        Returns whether there were any.
+        """
         name = _plain(name)
-        self._bad_names.pop(name, None)
-        self._marks.clear_everywhere(self.lookups.addresses_of(name))
+        named = self._bad_names.pop(name, None) is not None
+        return self._marks.clear_everywhere(self.lookups.addresses_of(name)) > 0 or named
+
+    def bad_hosts(self) -> tuple[dict[str, float], list[Mark]]:
+        """The running marks: of exchanges by name, until when, and of addresses."""
+        now = self._clock()
+        return {n: until for n, until in self._bad_names.items() if until > now}, (
+            self._marks.running(now)
+        )
+
+    def flush(self, domain: str) -> bool:
+        """Forget what is known of `domain`, and of a smart host of that name.
+
+        Returns whether anything was.  Raises ResolutionError for what is no name.
+        """
+        forgotten = self.lookups.forget(normal_key(domain))
+        return self.lookups.forget(normal_key(Host(domain))) or forgotten
 
     def mark_address_bad(self, address: str, source: str = "", port: int = 0) -> float:
         """No session from `source` with `address` came about.  Returns when the mark ends.
@@ -137,12 +183,12 @@ class MXCalculator:
 
     def mark_address_good(self, address: str, source: str = "", port: int = 0) -> None:
         """`address` answered MAIL or later.  Cheap enough for every transaction."""
-        if self._marks:
+        if self._marked:
             self._marks.clear(place(address, port), source)
 
     def bad_until(self, address: str, source: str = "", port: int = 0) -> float:
         """When the mark of `address` ends; 0.0 if it bears none."""
-        if not self._marks:
+        if not self._marked:
             return 0.0
         return self._marks.until(place(address, port), source, self._clock())
 
@@ -162,7 +208,7 @@ class MXCalculator:
         return self.lookups.tend()
 
     def _is_bad(self, exchange: Exchange, now: float) -> bool:
-        if self._name_bad_until(exchange.name, now):
+        if self._bad_names and self._name_bad_until(exchange.name, now):
             return True
         return all(self._marks.until(address, "", now) for address in exchange.addresses)
 

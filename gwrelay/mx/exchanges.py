@@ -7,13 +7,10 @@ Questions are bounded: by the CNAME limit, by the records kept, by the addresses
 """
 
 import random
-import re
-from collections.abc import Callable, Generator
-from functools import lru_cache
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from collections.abc import Callable, Generator, Iterator
 from typing import Literal, NamedTuple
 
-import idna
+import msgspec
 
 from gwrelay.mx.denied import DEFAULT_DENIED, Denied
 from gwrelay.mx.failures import (
@@ -26,11 +23,13 @@ from gwrelay.mx.failures import (
     NullMX,
     ResolutionError,
 )
+from gwrelay.mx.names import FOREVER_S, literal_address, normal_domain, normal_host
 
 __all__ = [
     "Answer",
     "CanonicalNameChainTooLong",
     "CanonicalNameLoop",
+    "Considered",
     "Exchange",
     "LookupFailed",
     "Loop",
@@ -38,9 +37,11 @@ __all__ = [
     "NoSuchDomain",
     "NullMX",
     "Question",
+    "Resolution",
     "ResolutionError",
     "Resolved",
     "Rules",
+    "conclude",
     "literal_address",
     "normal_domain",
     "normal_host",
@@ -48,15 +49,13 @@ __all__ = [
     "resolve_host",
 ]
 
-#: For what needs no name server and hence never gets old: as long as anything is remembered.
-FOREVER_S = float("inf")
 
-
-class Exchange(NamedTuple):
+class Exchange(msgspec.Struct, frozen=True, gc=False):
     """One host that takes mail.  `addresses` are textual, v4 and v6.
 
     `port` 0 is the port that exchanges found by MX are reached on; only a smart host brings
-    one of its own.
+    one of its own.  Tens of thousands are remembered, and can be part of no cycle: looking at
+    them all would keep the collector, and the loop, busy for a tenth of a second.
     """
 
     preference: int
@@ -98,6 +97,25 @@ class Resolved(NamedTuple):
     partial: bool = False
 
 
+_LOOPBACK = {"A": "127.0.0.1", "AAAA": "::1"}
+
+
+Fate = Literal["used", "denied", "own", "not better", "no address", "failed"]
+
+
+class Considered(NamedTuple):
+    """One address of an exchange and what becomes of it; `address` "" is the exchange itself.
+
+    "used"; "denied" by the operator; "own", we listen there; "not better" than ourselves, so
+    left out; "no address"; or "failed", its address could not be looked up.
+    """
+
+    preference: int
+    name: str
+    address: str
+    fate: Fate
+
+
 Resolution = Generator[Question, Answer, Resolved]
 
 
@@ -123,54 +141,31 @@ class Rules(NamedTuple):
     max_addresses: int = 100
 
 
-#: Letters, digits, hyphens (RFC 5321 4.1.2), and the underscore which people do use.
-_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
-
-
-def normal_domain(domain: str) -> str:
-    """The form a domain is looked up and remembered in: lower case, A-labels, no final dot.
-
-    Address literals come back lower case.  Raises NoSuchDomain for what no name server could
-    know (RFC 5321 4.1.2, RFC 5891).
-    """
-    name = domain.lower().removesuffix(".")
-    if not name.isascii():
-        name = _a_labels(name)
-    if _DOMAIN.fullmatch(name) is None and not (name.startswith("[") and name.endswith("]")):
-        raise NoSuchDomain(domain, FOREVER_S, "is not a valid domain name")
-    return name
-
-
-def normal_host(name: str) -> str:
-    """normal_domain() for a smart host, which may also be an IP address.
-
-    Raises NoAddress, deferring: that the operator wrote nonsense is not the recipients' fault.
-    """
-    address = literal_address(name)
-    if address is not None:
-        return address
+def conclude(resolution: Resolution, ask: Callable[[Question], Answer | LookupFailed]) -> Resolved:
+    """Have `ask` answer the questions of `resolution` one by one.  Raises ResolutionError."""
     try:
-        return normal_domain(name)
-    except NoSuchDomain:
-        raise NoAddress(name, FOREVER_S, "no valid smart host name", defers=True) from None
+        question = next(resolution)
+        while True:
+            answer = ask(question)
+            if isinstance(answer, LookupFailed):
+                question = resolution.throw(answer)
+            else:
+                question = resolution.send(answer)
+    except StopIteration as done:
+        resolved: Resolved = done.value
+        return resolved
 
 
-@lru_cache(maxsize=4096)
-def _a_labels(name: str) -> str:
-    try:
-        return idna.encode(name, uts46=True).decode("ascii").lower()
-    except idna.IDNAError as error:
-        raise NoSuchDomain(name, FOREVER_S, "is not a valid domain name") from error
-
-
-def resolve(domain: str, rules: Rules, rng: random.Random) -> Resolution:
+def resolve(
+    domain: str, rules: Rules, rng: random.Random, seen: list[Considered] | None = None
+) -> Resolution:
     """The exchanges of `domain`, which must be normal_domain()'s.
 
     Implicit MX only if there certainly is no MX; MX records that lead nowhere are no reason
-    for it (RFC 5321 5.1).
+    for it (RFC 5321 5.1).  `seen` is for who wants to know why: it gets each address found.
     """
     if domain.startswith("["):
-        return _usable(domain, [_literal(domain)], FOREVER_S, rules)
+        return _usable(domain, [_literal(domain)], FOREVER_S, rules, seen)
     name, answer = yield from _follow(domain, "MX", rules.cname_limit)
     if answer.found == "nxdomain":
         raise NoSuchDomain(domain, answer.ttl_s, defers=rules.nxdomain_defers)
@@ -181,7 +176,8 @@ def resolve(domain: str, rules: Rules, rng: random.Random) -> Resolution:
         if not rules.fallback_to_domain:
             raise NoAddress(domain, answer.ttl_s, "no MX record")
         hosts = [(0, name)]
-    return (yield from _resolve_exchanges(domain, hosts, answer.ttl_s, rules))
+    looked_up = yield from _look_up(hosts, rules)
+    return _usable(domain, looked_up, answer.ttl_s, rules, seen)
 
 
 def resolve_host(name: str, rules: Rules) -> Resolution:
@@ -192,8 +188,6 @@ def resolve_host(name: str, rules: Rules) -> Resolution:
     """
     if literal_address(name) is not None:
         return Resolved((Exchange(0, name, (name,)),), FOREVER_S)
-    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761 6.3: not for the DNS
-        return Resolved((Exchange(0, name, ("127.0.0.1", "::1")),), FOREVER_S)
     found = yield from _addresses(name, rules)
     if found.failure is not None and not found.addresses:
         raise found.failure
@@ -228,11 +222,13 @@ class _Found(NamedTuple):
     failure: ResolutionError | None
 
 
-def _resolve_exchanges(
-    domain: str, hosts: list[tuple[int, str]], ttl_s: float, rules: Rules
-) -> Resolution:
+#: Preference and name of an exchange, and what was found of it.
+_LookedUp = list[tuple[int, str, _Found]]
+
+
+def _look_up(hosts: list[tuple[int, str]], rules: Rules) -> Generator[Question, Answer, _LookedUp]:
     """Look up `hosts` in their order until enough addresses are known."""
-    looked_up: list[tuple[int, str, _Found]] = []
+    looked_up: _LookedUp = []
     room = rules.max_addresses
     for preference, name in hosts:
         if room <= 0:
@@ -242,46 +238,74 @@ def _resolve_exchanges(
             found = yield from _addresses(name, rules)
         looked_up.append((preference, name, found._replace(addresses=found.addresses[:room])))
         room -= len(found.addresses)
-    return _usable(domain, looked_up, ttl_s, rules)
+    return looked_up
 
 
 def _usable(
-    domain: str, looked_up: list[tuple[int, str, _Found]], ttl_s: float, rules: Rules
+    domain: str,
+    looked_up: _LookedUp,
+    ttl_s: float,
+    rules: Rules,
+    seen: list[Considered] | None,
 ) -> Resolved:
-    """Leave out what may not be connected to; say why if nothing is left (semantics 1.5).
-
-    A denied address is dropped before it is asked whether it is ours: 127.0.0.1 in somebody's
-    zone is a mistake or an attack, no proof that we are an exchange of that domain.
-    """
-    kept: list[Exchange] = []
-    denied = False
-    own: int | None = None
-    for preference, name, found in looked_up:
-        if own is not None and preference > own:
-            break
-        ttl_s = min(ttl_s, found.ttl_s)
-        allowed = tuple(a for a in found.addresses if not rules.denied.address(a))
-        denied = denied or len(allowed) < len(found.addresses) or rules.denied.name(name)
-        if any(map(rules.is_own, allowed)):
-            own = preference
-        elif allowed:
-            kept.append(Exchange(preference, name, allowed))
+    """Leave out what may not be connected to; say why if nothing is left (semantics 1.5)."""
+    considered = [
+        one
+        for preference, name, found in looked_up
+        for one in _considered(preference, name, found, rules)
+    ]
+    own = min((one.preference for one in considered if one.fate == "own"), default=None)
     if own is not None:
-        kept = [exchange for exchange in kept if exchange.preference < own]
+        considered = [_beside_ourselves(one, own) for one in considered]
+        ttl_s = min(
+            ttl_s, *(found.ttl_s for preference, _, found in looked_up if preference <= own)
+        )
+    else:
+        ttl_s = min([ttl_s, *(found.ttl_s for _, _, found in looked_up)])
+    if seen is not None:
+        seen.extend(considered)
+    kept = _exchanges(considered)
     failed = any(found.failure is not None for _, _, found in looked_up)
     if kept:
-        return Resolved(tuple(kept), ttl_s, failed)
+        return Resolved(kept, ttl_s, failed)
     if own is not None:
         raise _at_ourselves(domain, [h for h in looked_up if h[0] < own], ttl_s, failed)
     if failed:
         raise NoAddress(domain, None, "no address found, a lookup failed", defers=True)
+    denied = any(one.fate == "denied" for one in considered)
     reason = "only addresses that mail is not sent to" if denied else "no exchange has an address"
     raise NoAddress(domain, ttl_s, reason)
 
 
-def _at_ourselves(
-    domain: str, better: list[tuple[int, str, _Found]], ttl_s: float, failed: bool
-) -> ResolutionError:
+def _considered(preference: int, name: str, found: _Found, rules: Rules) -> Iterator[Considered]:
+    """A denied address is dropped before it is asked whether it is ours: 127.0.0.1 in somebody's
+    zone is a mistake or an attack, no proof that we are an exchange of that domain."""
+    if not found.addresses:
+        denied = rules.denied.name(name)
+        without: Fate = "denied" if denied else "failed" if found.failure else "no address"
+        yield Considered(preference, name, "", without)
+    for address in found.addresses:
+        denied = rules.denied.address(address)
+        fate: Fate = "denied" if denied else "own" if rules.is_own(address) else "used"
+        yield Considered(preference, name, address, fate)
+
+
+def _beside_ourselves(one: Considered, own: int) -> Considered:
+    """The list is cut at our own preference, the equals and our other addresses included."""
+    cut = one.fate == "used" and one.preference >= own
+    return one._replace(fate="not better") if cut else one
+
+
+def _exchanges(considered: list[Considered]) -> tuple[Exchange, ...]:
+    """Those in use, in their order, each with its addresses."""
+    used: dict[tuple[int, str], list[str]] = {}
+    for one in considered:
+        if one.fate == "used":
+            used.setdefault(one[:2], []).append(one.address)
+    return tuple(Exchange(*place, tuple(addresses)) for place, addresses in used.items())
+
+
+def _at_ourselves(domain: str, better: _LookedUp, ttl_s: float, failed: bool) -> ResolutionError:
     """Nothing before us is usable: a loop, unless a better exchange only lacks its address."""
     if any(not found.addresses for _, _, found in better):
         text = "cannot find the exchanges before myself"
@@ -293,7 +317,10 @@ def _addresses(name: str, rules: Rules) -> Generator[Question, Answer, _Found]:
     """Addresses of one exchange, families in turn so that the cap hides neither.
 
     An MX that is a CNAME is against RFC 2181 10.3, but followed like everybody does.
+    Localhost is not for the DNS to say (RFC 6761 6.3), and many servers do not know it.
     """
+    if name == "localhost" or name.endswith(".localhost"):
+        return _Found(tuple(_LOOPBACK[family] for family in rules.families), FOREVER_S, None)
     families: list[tuple[str, ...]] = []
     positive_s, negative_s = FOREVER_S, FOREVER_S
     failure: ResolutionError | None = None
@@ -351,17 +378,3 @@ def _literal(domain: str) -> tuple[int, str, _Found]:
     if address is None or (":" in address) != domain.startswith("[ipv6:"):
         raise NoSuchDomain(domain, FOREVER_S, "is not a valid address literal")
     return 0, domain, _Found((address,), FOREVER_S, None)
-
-
-def literal_address(name: str) -> str | None:
-    """The address, in its usual form, that `name` is, bare or as an address literal; or None.
-
-    Zones (fe80::1%eth0) mean nothing to another host and are not taken.
-    """
-    text = name.lower().removeprefix("[").removesuffix("]").removeprefix("ipv6:")
-    if "%" in text:
-        return None
-    try:
-        return str(IPv6Address(text) if ":" in text else IPv4Address(text))
-    except AddressValueError:
-        return None

@@ -8,8 +8,8 @@ a smart host, whose addresses are never denied.
 
 import random
 import threading
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 from gwrelay.mx.cache import Cache, Entry
 from gwrelay.mx.exchanges import (
@@ -20,6 +20,7 @@ from gwrelay.mx.exchanges import (
     Resolution,
     ResolutionError,
     Resolved,
+    conclude,
     literal_address,
     normal_domain,
     normal_host,
@@ -27,6 +28,7 @@ from gwrelay.mx.exchanges import (
     resolve_host,
 )
 from gwrelay.mx.policy import MXPolicy
+from gwrelay.mx.turns import Landing, Turns
 
 
 class Host(NamedTuple):
@@ -67,7 +69,7 @@ class _Flight:
     __slots__ = ("landed", "outcome")
 
     def __init__(self, name: str) -> None:
-        self.landed = threading.Event()
+        self.landed = Landing()
         self.outcome: Outcome = LookupFailed(name, "the lookup was broken off")
 
 
@@ -96,12 +98,15 @@ class Lookups:
         self._rng = rng
         self.rules = policy.rules
         self._outcomes: Cache[Key, Outcome] = Cache(policy.cache_size)
+        #: The entry of a key in its usual form, however old.
+        self.find = self._outcomes.get
         #: A and AAAA by "KIND name".  Thousands of domains share a few big exchanges: without
         #: this each of them would ask for the same ten addresses.
-        self._answers: Cache[str, Answer] = Cache(policy.cache_size)
+        #: As plain tuples, of which the collector lets go, which it does not of Answers.
+        self._answers: Cache[str, tuple[Any, ...]] = Cache(policy.cache_size)
         self._flights: dict[Key, _Flight] = {}
         self._lock = threading.Lock()
-        self._asking = threading.BoundedSemaphore(policy.dns_concurrency)
+        self._asking = Turns(policy.dns_concurrency)
         #: Counters: lookups, those that failed, failed ones an old outcome stood in for, lookups
         #: made ahead of need, questions asked.
         self.made = 0
@@ -151,13 +156,34 @@ class Lookups:
         flight.landed.wait()
         return flight.outcome
 
+    def entries(self) -> Iterator[tuple[Key, Entry[Outcome]]]:
+        """What is remembered, the one unused for longest first.  May take its time."""
+        for key in self._outcomes.in_order():
+            entry = self._outcomes.peek(key)
+            if entry is not None:
+                yield key, entry
+
+    def forget(self, key: Key) -> bool:
+        """Ask anew for `key` and its exchanges; whether there was anything to forget."""
+        with self._lock:
+            entry = self._outcomes.peek(key)
+            if entry is None:
+                return False
+            names = [e.name for e in entry.value] if isinstance(entry.value, tuple) else []
+            for name in names:
+                for family in self.rules.families:
+                    self._answers.drop(f"{family} {name}")
+            self._outcomes.drop(key)
+        return True
+
     def addresses_of(self, name: str) -> frozenset[str]:
         """Every address remembered of the host `name`, however old."""
         address = literal_address(name)
         if address is not None:
             return frozenset((address,))
         answers = (self._answers.peek(f"{family} {name}") for family in self.rules.families)
-        return frozenset(a for answer in answers if answer for a in answer.value.addresses)
+        known = [Answer._make(answer.value) for answer in answers if answer]
+        return frozenset(address for answer in known for address in answer.addresses)
 
     def tend(self) -> float:
         """Refresh or drop one outcome whose time has come, forget some old answers.
@@ -215,7 +241,7 @@ class Lookups:
         finally:  # also if this greenlet is killed: others wait for the landing
             with self._lock:
                 del self._flights[key]
-            flight.landed.set()
+            flight.landed.land()
         return flight.outcome
 
     def _resolution(self, key: Key) -> Resolution:
@@ -229,18 +255,15 @@ class Lookups:
     def _ask_all(self, resolution: Resolution) -> Resolved | ResolutionError:
         """Answer the questions of `resolution` until it comes to a conclusion."""
         left_s = self._policy.lookup_s
+
+        def ask(question: Question) -> Answer | LookupFailed:
+            nonlocal left_s
+            answer, took_s = self._answer(question, left_s)
+            left_s -= took_s
+            return answer
+
         try:
-            question = next(resolution)
-            while True:
-                answer, took_s = self._answer(question, left_s)
-                left_s -= took_s
-                if isinstance(answer, LookupFailed):
-                    question = resolution.throw(answer)
-                else:
-                    question = resolution.send(answer)
-        except StopIteration as done:
-            resolved: Resolved = done.value
-            return resolved
+            return conclude(resolution, ask)
         except ResolutionError as error:
             return error
 
@@ -248,9 +271,12 @@ class Lookups:
         """The answer from memory or a name server, and the seconds it took to ask."""
         name = f"{question.kind} {question.name}"
         entry = self._answers.get(name) if question.kind != "MX" else None
+        known = Answer._make(entry.value) if entry is not None else None
         now = self._clock()
-        if entry is not None and self._has_long_to_live(entry, now):
-            return entry.value._replace(ttl_s=entry.expires_at - now), 0.0
+        if entry is not None and known is not None:
+            left_to_live_s = entry.expires_at - now
+            if self._is_long(left_to_live_s, known.ttl_s):
+                return known._replace(ttl_s=left_to_live_s), 0.0
         if left_s <= 0:
             return LookupFailed(question.name, "too many slow answers before it"), 0.0
         # Waiting for a turn is not counted: that others ask a lot says nothing about this name.
@@ -261,18 +287,17 @@ class Lookups:
                 answer = self._resolver.ask(question)
             except LookupFailed as failure:
                 took_s = self._clock() - started
-                if entry is not None and now < entry.stale_until:
-                    return entry.value._replace(ttl_s=0.0), took_s
+                if entry is not None and known is not None and now < entry.stale_until:
+                    return known._replace(ttl_s=0.0), took_s
                 return failure, took_s
         if question.kind != "MX":
             self._remember_answer(name, answer)
         return answer, self._clock() - started
 
-    def _has_long_to_live(self, entry: Entry[Answer], now: float) -> bool:
+    def _is_long(self, left_s: float, ttl_s: float) -> bool:
         """An answer near its end would make all that is built on it end as soon."""
         policy = self._policy
-        left_s = entry.expires_at - now
-        return left_s >= max(policy.ttl_min_s, 2 * policy.refresh_ahead * entry.value.ttl_s)
+        return left_s >= max(policy.ttl_min_s, 2 * policy.refresh_ahead * ttl_s)
 
     def _remember_answer(self, name: str, answer: Answer) -> None:
         policy = self._policy
@@ -282,7 +307,8 @@ class Lookups:
         expires_at = now + answer.ttl_s
         stale_until = expires_at + (policy.stale_on_error_s if answer.addresses else 0.0)
         with self._lock:
-            self._answers.put(name, Entry(answer, now, expires_at, stale_until, stale_until))
+            entry = Entry(tuple(answer), now, expires_at, stale_until, stale_until)
+            self._answers.put(name, entry)
 
     def _remember(self, key: Key, result: Resolved | ResolutionError) -> Outcome:
         """Keep `result`, unless it is a failure and there is something better."""
@@ -302,6 +328,7 @@ class Lookups:
                     now + ttl_s,
                     now + ttl_s + policy.stale_on_error_s,
                     now + ttl_s - ahead_s,
+                    equals(result.exchanges),
                 )
             elif result.ttl_s is None:
                 self.failed += 1
@@ -325,6 +352,12 @@ class Lookups:
         # Half way, since the loop may be two seconds late: who asks is not to find it expired.
         self._outcomes.visit(key, now + 0.5 * self._policy.failure_ttl_s)
         return True
+
+
+def equals(exchanges: tuple[Exchange, ...]) -> int:
+    """How many are as preferred as the first."""
+    best = exchanges[0].preference
+    return sum(exchange.preference == best for exchange in exchanges)
 
 
 def _negative(error: ResolutionError, now: float, ttl_s: float) -> Entry[Outcome]:

@@ -6,6 +6,17 @@ Pure state: times come in as arguments, in seconds of the owner's clock.
 """
 
 import random
+from typing import NamedTuple
+
+
+class Mark(NamedTuple):
+    """A running mark.  `port` 0 is that of exchanges found by MX; `source` "" any of ours."""
+
+    source: str
+    address: str
+    port: int
+    set_at: float
+    until: float
 
 
 class Marks:
@@ -22,19 +33,19 @@ class Marks:
         self._jitter = jitter
         self._random = rng.random
         #: (source, address, with its port as place() puts it) -> (set at, until, length
-        #: without jitter)
-        self._marks: dict[tuple[str, str], tuple[float, float, float]] = {}
+        #: without jitter).  For others to see whether there is any at all.
+        self.held: dict[tuple[str, str], tuple[float, float, float]] = {}
         self._sweep_above = 1024
 
     def __len__(self) -> int:
-        return len(self._marks)
+        return len(self.held)
 
     def mark(self, address: str, source: str, now: float) -> float:
         """A connection failed.  Returns until when the address is left alone.
 
         Jitter only shortens, so that a mark never lasts longer than the operator was told.
         """
-        set_at, until, length_s = self._marks.get((source, address), (0.0, 0.0, 0.0))
+        set_at, until, length_s = self.held.get((source, address), (0.0, 0.0, 0.0))
         # Twenty sessions to a host that dies fail within moments of each other.  They tell
         # of one trouble, not of twenty, and must not double the mark twenty times.
         if set_at <= now < min(until, set_at + self._first_s):
@@ -51,27 +62,38 @@ class Marks:
         self._put(address, source, (now, until, self._first_s), now)
 
     def clear(self, address: str, source: str) -> None:
-        self._marks.pop((source, address), None)
+        self.held.pop((source, address), None)
 
-    def clear_everywhere(self, addresses: frozenset[str]) -> None:
-        for source, address in [k for k in self._marks if k[1].partition(" ")[0] in addresses]:
+    def clear_everywhere(self, addresses: frozenset[str]) -> int:
+        """From any source and at any port; returns how many marks there were."""
+        found = [key for key in self.held if key[1].partition(" ")[0] in addresses]
+        for source, address in found:
             self.clear(address, source)
+        return len(found)
 
     def until(self, address: str, source: str, now: float) -> float:
         """When the running mark ends; 0.0 if there is none."""
-        mark = self._marks.get((source, address))
+        mark = self.held.get((source, address))
         return mark[1] if mark is not None and mark[1] > now else 0.0
+
+    def running(self, now: float) -> list[Mark]:
+        """Those that have not ended."""
+        return [
+            Mark(source, *_address_and_port(address), set_at, until)
+            for (source, address), (set_at, until, _) in self.held.items()
+            if until > now
+        ]
 
     def forget(self, now: float) -> None:
         """Drop what ended longer than `max_s` ago."""
-        for key in [k for k, mark in self._marks.items() if mark[1] + self._max_s <= now]:
-            del self._marks[key]
+        for key in [k for k, mark in self.held.items() if mark[1] + self._max_s <= now]:
+            del self.held[key]
 
     def _put(self, address: str, source: str, mark: tuple[float, float, float], now: float) -> None:
-        self._marks[source, address] = mark
-        if len(self._marks) > self._sweep_above:
+        self.held[source, address] = mark
+        if len(self.held) > self._sweep_above:
             self.forget(now)
-            self._sweep_above = max(1024, 2 * len(self._marks))
+            self._sweep_above = max(1024, 2 * len(self.held))
 
 
 def place(address: str, port: int) -> str:
@@ -80,3 +102,8 @@ def place(address: str, port: int) -> str:
     Two smart hosts may share an address, and one of them be down.
     """
     return f"{address} port {port}" if port else address
+
+
+def _address_and_port(placed: str) -> tuple[str, int]:
+    address, _, port = placed.partition(" port ")
+    return address, int(port or 0)

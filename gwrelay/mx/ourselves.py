@@ -6,7 +6,7 @@ the kernel each time, since they come and go.
 
 import socket
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 _WILDCARDS = {"", "0.0.0.0", "::"}
 
@@ -23,12 +23,20 @@ def own_address_test(
     """
     hosts = {host for host, port in listening if port == exchange_port}
     wildcard = bool(hosts & _WILDCARDS)
-    fixed = frozenset(str(ip_address(host)) for host in hosts - _WILDCARDS)
+    fixed = frozenset(_unmapped(host) for host in hosts - _WILDCARDS)
 
     def is_own(address: str) -> bool:
+        address = _unmapped(address)
         return address in fixed or (wildcard and is_local(address))
 
     return is_own
+
+
+def _unmapped(address: str) -> str:
+    """The kernel connects ::ffff:192.0.2.1 to 192.0.2.1."""
+    host = ip_address(address)
+    mapped = host.ipv4_mapped if isinstance(host, IPv6Address) else None
+    return str(mapped or host)
 
 
 def is_local(address: str) -> bool:

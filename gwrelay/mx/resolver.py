@@ -29,6 +29,8 @@ UDP_PAYLOAD_BYTES = 1232
 #: Seconds a name server that was silent or refused to answer is asked last.
 LAME_S = 15.0
 
+_IN = dns.rdataclass.IN
+
 #: RCODEs that old servers answer EDNS with; without EDNS they may know the answer.
 _NO_EDNS = {dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS}
 
@@ -125,10 +127,11 @@ class DNSResolver:
     ) -> Answer:
         """Raises _Useless."""
         response = self._send(server, query, deadline)
-        if response.rcode() in _NO_EDNS and query.edns >= 0:
+        rcode = response.rcode()
+        if rcode in _NO_EDNS and query.edns >= 0:
             plain = dns.message.make_query(question.name, question.kind)
             response = self._send(server, plain, deadline)
-        rcode = response.rcode()
+            rcode = response.rcode()
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise _Useless(dns.rcode.to_text(rcode), lame=rcode == dns.rcode.REFUSED)
         answer = read(response)
@@ -176,10 +179,10 @@ def read(response: dns.message.Message) -> Answer | None:
     ttls: list[int] = []
     name = asked.name
     while True:
-        records = response.get_rrset(dns.message.ANSWER, name, dns.rdataclass.IN, asked.rdtype)
+        records = _of(response, name, asked.rdtype)
         if records is not None:
             return _records(asked.rdtype, records, [*ttls, records.ttl], aliases)
-        cname = response.get_rrset(dns.message.ANSWER, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
+        cname = _of(response, name, dns.rdatatype.CNAME)
         if cname is None:
             break
         ttls.append(cname.ttl)
@@ -192,6 +195,16 @@ def read(response: dns.message.Message) -> Answer | None:
     return _nothing(response, ttls, aliases)
 
 
+def _of(
+    response: dns.message.Message, name: dns.name.Name, rdtype: dns.rdatatype.RdataType
+) -> "dns.rrset.RRset | None":
+    """Message.get_rrset() hashes names: slower than a look at the one or two there are."""
+    for records in response.answer:
+        if records.rdtype == rdtype and records.name == name and records.rdclass == _IN:
+            return records
+    return None
+
+
 def _records(
     rdtype: dns.rdatatype.RdataType,
     records: "dns.rrset.RRset",
@@ -201,7 +214,9 @@ def _records(
     if rdtype == dns.rdatatype.MX:
         mx = tuple((record.preference, _text(record.exchange)) for record in records)
         return Answer("records", min(ttls), mx=mx, aliases=_texts(aliases))
-    addresses = tuple(str(ip_address(record.address)) for record in records)
+    addresses = tuple(record.address for record in records)
+    if rdtype == dns.rdatatype.AAAA:
+        addresses = tuple(str(ip_address(address)) for address in addresses)
     return Answer("records", min(ttls), addresses=addresses, aliases=_texts(aliases))
 
 

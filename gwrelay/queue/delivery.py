@@ -14,6 +14,7 @@ class Delivery:
         "destination",
         "doubt",
         "due_at",
+        "entry",
         "is_bounce",
         "message_id",
         "recipients",
@@ -42,6 +43,8 @@ class Delivery:
         self.attempts = attempts
         #: Unix seconds.
         self.due_at = due_at
+        #: Number of its entry in the schedule, when it was put back there; see Queue.hasten().
+        self.entry = 0
         #: Where it may have been delivered before; that host is asked first.
         self.doubt = doubt
 

@@ -161,7 +161,7 @@ class Queue:
             now = self._clock()
             if self._standing.has_gone_back(now):
                 # Else everything would wait for as long again.
-                self._standing.hasten(now + self._retry.longest_delay_s)
+                self._standing.hasten_all(now + self._retry.longest_delay_s)
             return self._standing.take_due(now, limit)
 
     def get_relaying(self) -> list[Delivery]:
@@ -210,12 +210,25 @@ class Queue:
             if due_at > now:
                 # Mail for hosts that are down would fill the budget, and stay.
                 self._resident.drop(delivery.message_id)
-            self._standing.wait(due_at, delivery.message_id, delivery.part)
+            self._standing.wait(due_at, delivery)
         self.on_change()
 
     def defer(self, delivery: Delivery, delay_s: float) -> None:
         """set_waiting(), due `delay_s` seconds from now."""
         self.set_waiting(delivery, self._clock() + delay_s)
+
+    def waits(self, entry: int) -> bool:
+        """Whether a delivery that was put back, as this `delivery.entry`, still waits."""
+        return self._standing.waits(entry)
+
+    def hasten(self, entry: int, message_id: int, part: int) -> bool:
+        """Let a delivery that was put back, as this `delivery.entry`, be due now: what it waited
+        for is there.  False when it does not wait any more: it is being relayed, or done."""
+        with self._lock:
+            waited = self._standing.hasten(entry, self._clock(), message_id, part)
+        if waited:
+            self.on_change()
+        return waited
 
     def has_expired(self, delivery: Delivery) -> bool:
         """Whether its lifetime is over: the next deferral will be its end."""
@@ -277,7 +290,7 @@ class Queue:
             # First in the log: what that refuses must not have happened in memory.
             self._write(delivery.message_id, after, report)
             self._standing.end(delivery)
-            self._standing.file(delivery.message_id, settlement.remaining)
+            self._standing.file_again(delivery, settlement.remaining)
         for part in settlement.remaining:
             if part.held:
                 name = message_name(delivery.message_id)

@@ -25,15 +25,38 @@ class Schedule:
         # later collection.
         self._heap: list[bytes] = []
         self._added = 0
+        #: Numbers of entries that hasten() may still find, and of those that it has replaced.
+        self._known: set[int] = set()
+        self._void: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._heap) - len(self._void)
 
     def add(self, due_at: float, message_id: int, part: int) -> None:
         """Wait until `due_at` (Unix seconds)."""
         self._added += 1
         due_at = due_at if due_at > 0.0 else 0.0
         heappush(self._heap, _ENTRY.pack(due_at, self._added, message_id, part))
+
+    def add_known(self, due_at: float, message_id: int, part: int) -> int:
+        """Likewise.  → the number by which hasten() finds the entry."""
+        self.add(due_at, message_id, part)
+        self._known.add(self._added)
+        return self._added
+
+    def knows(self, number: int) -> bool:
+        """Whether the entry of this number still waits."""
+        return number in self._known
+
+    def hasten(self, number: int, due_at: float, message_id: int, part: int) -> bool:
+        """Let the entry of this number, of that part, be due at `due_at` instead.  False when it
+        does not wait any more."""
+        if number not in self._known:
+            return False
+        self._known.discard(number)
+        self._void.add(number)
+        self.add(due_at, message_id, part)
+        return True
 
     def take_due(self, now: float, limit: int) -> list[Entry]:
         """At most `limit` whose time has come: earliest first."""
@@ -42,11 +65,15 @@ class Schedule:
         if heap:
             latest = _ENTRY.pack(now if now > 0.0 else 0.0, *_LAST)
             while heap and heap[0] <= latest and len(due) < limit:
-                due_at, _, message_id, part = _ENTRY.unpack(heappop(heap))
+                due_at, number, message_id, part = _ENTRY.unpack(heappop(heap))
+                if number in self._void:
+                    self._void.discard(number)
+                    continue
+                self._known.discard(number)
                 due.append((due_at, message_id, part))
         return due
 
-    def hasten(self, latest: float) -> None:
+    def hasten_all(self, latest: float) -> None:
         """Let nothing wait for longer than until `latest`.  Costs O(n) of what waits."""
         heap = self._heap
         for at, packed in enumerate(heap):
@@ -57,7 +84,8 @@ class Schedule:
 
     @property
     def next_due_at(self) -> float | None:
-        """Unix seconds; None when nothing waits."""
+        """Unix seconds; None when nothing waits.  Nothing is due before it; what was hastened may
+        have left it behind."""
         if not self._heap:
             return None
         due_at: float = _ENTRY.unpack(self._heap[0])[0]

@@ -59,9 +59,27 @@ class Standing:
                 self._schedule.add(part.due_at, message_id, part.recipients[0])
                 self.waiting += 1
 
-    def wait(self, due_at: float, message_id: int, part: int) -> None:
-        self._schedule.add(due_at, message_id, part)
+    def wait(self, due_at: float, delivery: Delivery) -> None:
+        """`delivery` waits (again); hasten() finds it by `delivery.entry`."""
+        delivery.entry = self._schedule.add_known(due_at, delivery.message_id, delivery.part)
         self.waiting += 1
+
+    def file_again(self, delivery: Delivery, parts: Iterable[Open]) -> None:
+        """What stays of `delivery`, which ended; that which waits is found by hasten()."""
+        for part in parts:
+            if part.held:
+                self._held.add((delivery.message_id, part.recipients[0]))
+            else:
+                delivery.entry = self._schedule.add_known(
+                    part.due_at, delivery.message_id, part.recipients[0]
+                )
+                self.waiting += 1
+
+    def waits(self, entry: int) -> bool:
+        return self._schedule.knows(entry)
+
+    def hasten(self, entry: int, due_at: float, message_id: int, part: int) -> bool:
+        return self._schedule.hasten(entry, due_at, message_id, part)
 
     def take_due(self, now: float, limit: int) -> list[Delivery]:
         """At most `limit` that are due; they are being relayed from now on."""
@@ -116,9 +134,9 @@ class Standing:
             self._newest_now = now
         return went_back
 
-    def hasten(self, latest: float) -> None:
+    def hasten_all(self, latest: float) -> None:
         """Let nothing wait for longer than until `latest`."""
-        self._schedule.hasten(latest)
+        self._schedule.hasten_all(latest)
 
     def _take(self, entry: Entry, now: float) -> Delivery | None:
         """The delivery whose turn has come; None for what waits no more."""

@@ -48,7 +48,7 @@ class AttemptManager:
         site: Site,
         *,
         ended: Ended,
-        no_connection: Callable[[Site, Outcome], None],
+        no_connection: Callable[[Site, Delivery, Outcome], None],
         done: Callable[["ManagedRelayerMixin"], None],
     ) -> None:
         self._queue = queue
@@ -70,20 +70,29 @@ class AttemptManager:
     ) -> None:
         """Every recipient was delivered."""
         self._settle(delivery, told)
-        self.site.note_success()
+        self._note_success()
 
     def notify_failure(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]
     ) -> None:
         """A next hop was reached, and not every recipient was delivered."""
         self._settle(delivery, told)
+        if any(verdict.heard for verdict in told.values()):
+            self._note_success()
 
     def notify_no_connection(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, why: Outcome
     ) -> None:
-        """No host of the site could be reached: whatever waits for it waits in vain."""
-        self._settle(delivery, dict.fromkeys(delivery.recipients, why))
-        self._no_connection(self.site, why)
+        """No host of the site could be reached: whatever waits for it waits in vain.
+
+        Unless others are being served: then it is left to these, and this was no attempt.
+        """
+        if self.site.still_works:
+            self.in_hand = None
+            self.site.put_back(delivery)
+        else:
+            self._settle(delivery, dict.fromkeys(delivery.recipients, why))
+        self._no_connection(self.site, delivery, why)
 
     def notify_done(self, relayer: "ManagedRelayerMixin") -> None:
         """The relayer's session is over.
@@ -97,6 +106,11 @@ class AttemptManager:
         finally:
             self._done(relayer)
             self.completed.set()
+
+    def _note_success(self) -> None:
+        self.site.note_success()
+        if self.site.has_sleepers:
+            self.site.wake(self._queue.hasten)
 
     def _settle(self, delivery: Delivery, told: Mapping[int, Outcome]) -> None:
         if delivery is not self.in_hand:

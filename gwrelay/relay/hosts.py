@@ -4,8 +4,12 @@ Brings routes and MXCalculator together.  A smart host is looked up by its addre
 never by MX, and its failures only ever defer mail.
 """
 
+from collections import Counter
 from collections.abc import Hashable
 
+from msgspec.structs import replace
+
+from gwrelay.message.outcome import Outcome
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.mx.exchanges import Exchange
@@ -52,7 +56,7 @@ class Destinations:
     def _in_order(self, found: list[Exchanges | ResolutionError]) -> Exchanges | ResolutionError:
         """The smart hosts that have addresses, preferred as they were given."""
         exchanges = [
-            host[0]._replace(preference=n, port=hop.port)
+            replace(host[0], preference=n, port=hop.port)
             for n, (hop, host) in enumerate(zip(self._smarthosts, found, strict=True))
             if not isinstance(host, ResolutionError)
         ]
@@ -62,21 +66,53 @@ class Destinations:
 
 
 class SiteHosts:
-    """One site's exchanges as last looked up, and the bad-host marks of their addresses."""
+    """One site's exchanges as last looked up, the bad-host marks of their addresses, and how
+    many sessions each has that carry mail."""
 
     def __init__(self, calculator: MXCalculator, source: str) -> None:
         self.exchanges: Exchanges = ()
         self._calculator = calculator
         self._source = source
+        self._sessions: Counter[tuple[str, int]] = Counter()
 
     def plan(self) -> Plan:
         return self._calculator.plan(self.exchanges, self._source)
 
-    def mark_bad(self, candidate: Candidate) -> None:
-        self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
+    @property
+    def all_marked_until(self) -> float:
+        """0.0 as long as one address bears no mark; see Plan."""
+        return self._calculator.all_marked_until(self.exchanges, self._source)
+
+    def mark_bad(self, candidate: Candidate, why: Outcome) -> None:
+        """No session with `candidate` came about; `why` is how it ended.
+
+        A host that says "not now" to one session while it serves another is alive: it only has
+        enough of them (semantics.md 1.7).
+        """
+        if not (why.heard and self._sessions[_place(candidate)]):
+            self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
 
     def mark_good(self, candidate: Candidate) -> None:
         self._calculator.mark_address_good(candidate.address, self._source, candidate.port)
+
+    def add_session(self, candidate: Candidate) -> None:
+        """A session with `candidate` has answered MAIL."""
+        self._sessions[_place(candidate)] += 1
+
+    def remove_session(self, candidate: Candidate) -> None:
+        """One that add_session() was called for has ended."""
+        self._sessions[_place(candidate)] -= 1
+        if not self._sessions[_place(candidate)]:
+            del self._sessions[_place(candidate)]
+
+    @property
+    def sessions(self) -> int:
+        """With any host of the site, carrying mail or idle after that."""
+        return self._sessions.total()
+
+
+def _place(candidate: Candidate) -> tuple[str, int]:
+    return candidate.address, candidate.port
 
 
 def site_key(exchanges: Exchanges) -> Hashable:

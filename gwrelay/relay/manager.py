@@ -204,7 +204,7 @@ class SmartHostSMTPRelayingManager:
             self._settle(delivery, outcome.of_ours(outcome.DNS, found.reply))
             return
         site = self._site(found)
-        if site.dead_until > self._clock():
+        if self._is_dead(site):
             self._put_off(delivery, site)
         else:
             site.put(delivery)
@@ -227,7 +227,7 @@ class SmartHostSMTPRelayingManager:
             return
         past = self._clock() - _SITE_MEMORY_S
         for key, site in list(self._sites.items()):
-            if site.is_unused and site.dead_until < past:
+            if site.is_unused and site.dead_until < past:  # those asleep had their turn since
                 del self._sites[key]
         self._sweep_above = max(1000, 2 * len(self._sites))
 
@@ -267,24 +267,50 @@ class SmartHostSMTPRelayingManager:
     def _relayer_done(self, relayer: ManagedRelayerMixin) -> None:
         site = self.managed.pop(relayer).site
         site.relayers -= 1
-        if site.is_unused and not site.dead_until:
+        if site.is_unused and not site.dead_until and not site.has_sleepers:
             self._sites.pop(site.key, None)
         self._changed.set()
 
-    def _no_connection(self, site: Site, why: Outcome) -> None:
-        """None of the site's hosts could be reached: what waits for it waits in vain."""
-        dead_until = site.hosts.plan().all_marked_until
+    def wake_sites(self) -> None:
+        """Marks were taken away, by an operator: mail that slept because of them wakes."""
+        for site in list(self._sites.values()):
+            self._is_dead(site)
+
+    def _is_dead(self, site: Site) -> bool:
+        """Whether each of its hosts is marked, be it by another site or by an operator; the
+        first to find it back before its time wakes its mail."""
+        dead_until = site.hosts.all_marked_until
+        if dead_until:
+            if dead_until != site.dead_until:
+                site.note_dead(dead_until)
+            return True
+        if site.dead_until > self._clock():
+            site.dead_until = 0.0
+            site.wake(self.queue.hasten)
+        return False
+
+    def _no_connection(self, site: Site, delivery: Delivery, why: Outcome) -> None:
+        """None of the site's hosts could be reached: what waits for it waits in vain.
+
+        `delivery` found that out.  It is in the queue again, or ready if others are served.
+        """
+        dead_until = site.hosts.all_marked_until
         site.note_no_connection(dead_until, why)
         if dead_until:
-            for delivery in site.take_ready():
-                self._put_off(delivery, site)
+            if delivery.entry:
+                site.sleep(delivery, self.queue.waits)
+            for waiting in site.take_ready():
+                self._put_off(waiting, site)
+        elif site.ready:
+            self._busy[site.key] = site
 
     def _put_off(self, delivery: Delivery, site: Site) -> None:
         """The site is dead: this is no attempt, unless the delivery's time is over."""
         if self.queue.has_expired(delivery) and site.last_failure is not None:
             self._settle(delivery, site.last_failure)
         else:
-            self.queue.set_waiting(delivery, site.dead_until)
+            self.queue.set_waiting(delivery, site.next_turn())
+            site.sleep(delivery, self.queue.waits)
 
     def _settle(self, delivery: Delivery, told: Outcome) -> None:
         """The same outcome for every recipient, without a relayer."""

@@ -46,8 +46,10 @@ class Hosts(Protocol):
     """The hosts of one site as they are now: their plan, and their bad-host marks."""
 
     def plan(self) -> Plan: ...
-    def mark_bad(self, candidate: Candidate) -> None: ...
+    def mark_bad(self, candidate: Candidate, why: Outcome) -> None: ...
     def mark_good(self, candidate: Candidate) -> None: ...
+    def add_session(self, candidate: Candidate) -> None: ...
+    def remove_session(self, candidate: Candidate) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class ManagedRelayerMixin:
         self._settings = settings
         self._greeting = greeting
         self._connection: Connection | None = None
+        #: Whose host has answered MAIL in the present session.
+        self._at_work: Candidate | None = None
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
         self._batch: Sequence[int] = ()
@@ -236,6 +240,9 @@ class ManagedRelayerMixin:
             self._hosts.mark_good(candidate)
             if connection.tls:
                 told = [verdict._replace(tls=connection.tls) for verdict in told]
+            if self._at_work is None:
+                self._at_work = candidate
+                self._hosts.add_session(candidate)
             return dict(zip(batch, told, strict=True))
 
     def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
@@ -284,6 +291,7 @@ class ManagedRelayerMixin:
             reply_max_bytes=settings.reply_max_bytes,
             source=settings.source,
         )
+        ours = False
         try:
             reply = self._greeting.connect(connection, candidate)
             if reply.is_positive:
@@ -294,21 +302,28 @@ class ManagedRelayerMixin:
             told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
         except ConnectionLost as lost:
             told = outcome.of_loss(lost, candidate.exchange, candidate.address)
+            ours = lost.ours
         logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if condemns(told):
-            self._hosts.mark_bad(candidate)
+        if condemns(told) and not ours:
+            self._hosts.mark_bad(candidate, told)
         self._hang_up()
         return told
 
     def _hang_up(self) -> None:
         if self._connection is not None:
             self._connection.quit()
-            self._connection = None
+        self._forget_session()
 
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+        self._forget_session()
+
+    def _forget_session(self) -> None:
+        self._connection = None
+        if self._at_work is not None:
+            self._hosts.remove_session(self._at_work)
+            self._at_work = None
 
 
 class SMTPManagedRelayer(ManagedRelayerMixin):

@@ -6,12 +6,21 @@ behind it, which are the Queue's.
 
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from heapq import heapify, heappop, heappush
+from struct import Struct
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay import shaping
 from gwrelay.relay.hosts import SiteHosts
+
+#: Seconds between the turns of deliveries that wait for a dead site.
+_TURN_S = 0.002
+
+#: When it arrived, its entry in the queue, message id, part.  A million may be asleep: bytes, which
+#: sort as the numbers do, and which the garbage collector does not follow.
+_SLEEPER = Struct(">dQQI")
 
 
 class Site:
@@ -30,6 +39,14 @@ class Site:
         self.last_failure: Outcome | None = None
         self._limit = limit
         self._window = limit
+        #: Successes to wait for before the window opens further.
+        self._patience = 0
+        #: Deliveries that wait in the queue for this site to come back, oldest first; which of
+        #: them still do, the queue knows.
+        self._asleep: list[bytes] = []
+        self._prune_above = 1000
+        #: Deliveries put to sleep since the site died the last time.
+        self._put_to_sleep = 0
         # The most recently used session comes first, so that those in excess stay idle and
         # are closed.
         self._idle: list[_Idle] = []
@@ -75,25 +92,85 @@ class Site:
         the window."""
         return max(0, min(len(self.ready), self._window - self.relayers))
 
+    def put_back(self, delivery: Delivery) -> None:
+        """What a relayer took and could not even try; it is the next one's turn again."""
+        if self._idle:
+            self._idle.pop().hand(delivery)
+        else:
+            self.ready.appendleft(delivery)
+
     def take_ready(self) -> list[Delivery]:
         """Everything that waits for a relayer, which has none to wait for now."""
         taken = list(self.ready)
         self.ready.clear()
         return taken
 
+    def sleep(self, delivery: Delivery, waits: Callable[[int], bool]) -> None:
+        """Remember that `delivery` waits in the queue because this site is dead.
+
+        `waits(entry)` says whether another one still does; those that had their turn and are
+        asleep again would be remembered twice.
+        """
+        about = delivery.arrived_at, delivery.entry, delivery.message_id, delivery.part
+        heappush(self._asleep, _SLEEPER.pack(*about))
+        if len(self._asleep) > self._prune_above:
+            self._asleep = [one for one in self._asleep if waits(_SLEEPER.unpack(one)[1])]
+            heapify(self._asleep)
+            self._prune_above = max(1000, 2 * len(self._asleep))
+
+    def next_turn(self) -> float:
+        """Unix seconds at which the next delivery that finds the site dead asks again.
+
+        In the order they come, some time apart: the first of them is the probe, and if that
+        fails the others need not all be looked at.
+        """
+        self._put_to_sleep += 1
+        return self.dead_until + (self._put_to_sleep - 1) * _TURN_S
+
+    def wake(self, hasten: Callable[[int, int, int], bool]) -> None:
+        """Let as many of those asleep be due as the window can use soon, the oldest first.
+
+        `hasten(entry, message_id, part)` makes one due and says whether it was asleep at all.
+        """
+        room = 2 * self._window - len(self.ready)
+        while room > 0 and self._asleep:
+            if hasten(*_SLEEPER.unpack(heappop(self._asleep))[1:]):
+                room -= 1
+
     def note_success(self) -> None:
+        """A host of the site was reached, and answered MAIL or later."""
         self.dead_until = 0.0
-        self._window = shaping.after_success(self._window, self._limit)
+        if self._patience:
+            self._patience -= 1
+        else:
+            self._window = shaping.after_success(self._window, self._limit)
 
     def note_no_connection(self, dead_until: float, why: Outcome) -> None:
         """`dead_until` is 0.0 when some host is not marked: it refused, but it is alive."""
-        self.dead_until = dead_until
         self.last_failure = why
-        self._window = shaping.after_no_connection()
+        self.note_dead(dead_until)
+
+    def note_dead(self, dead_until: float) -> None:
+        """Each of its hosts is marked until then, by whomever."""
+        if dead_until != self.dead_until:
+            self._put_to_sleep = 0
+        self.dead_until = dead_until
+        sessions = self.hosts.sessions
+        self._window = shaping.after_no_connection(sessions)
+        self._patience = shaping.PATIENCE if sessions else 0
+
+    @property
+    def still_works(self) -> bool:
+        """Whether it has sessions that carry mail, though another one was refused."""
+        return self.hosts.sessions > 0 and not self.hosts.all_marked_until
 
     @property
     def is_unused(self) -> bool:
         return not self.ready and not self.relayers
+
+    @property
+    def has_sleepers(self) -> bool:
+        return bool(self._asleep)
 
 
 class _Idle:

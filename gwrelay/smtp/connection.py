@@ -10,6 +10,7 @@ reply, knows no SCRAM, and forgets recipients when a server says 421.
 """
 
 import base64
+import errno
 import re
 import smtplib
 import socket
@@ -46,6 +47,14 @@ RECEIVE_BYTES = 16 * 1024
 
 #: RFC 5321 4.5.3.1.4; an initial response that makes AUTH longer is sent apart (RFC 4954 4).
 _COMMAND_BYTES = 512
+#: Why no connection can begin that is nothing about the other end: no descriptor, no memory, no
+#: free port, or --source is no address of this machine.
+_OURS = frozenset(
+    (
+        *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
+        *(errno.EADDRNOTAVAIL, errno.EADDRINUSE),
+    )
+)
 
 
 class _Client(smtplib.SMTP):
@@ -76,7 +85,8 @@ class _Client(smtplib.SMTP):
             sock.connect((address, port))
         except OSError as error:
             self.close()
-            raise ConnectionLost(outcome.CONNECT, _reason(error)) from error
+            ours = error.errno in _OURS
+            raise ConnectionLost(outcome.CONNECT, _reason(error), ours=ours) from error
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
         if self.sock is None:

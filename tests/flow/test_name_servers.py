@@ -244,3 +244,38 @@ def test_an_exchange_on_loopback_is_denied_unless_allowed(
     [bounced] = gateway.wait_for("bounced")
     assert "5.4.4" in bounced["reply"]
     assert all(peer.connections == 0 for peer in peers.values())
+
+
+# -- address literals -------------------------------------------------------------------------
+
+
+def test_mail_for_an_address_literal_is_carried_to_that_address(
+    start_gateway: StartGateway, unbound_flags: list[str], peers: Peers
+) -> None:
+    gateway = start_gateway(*unbound_flags)
+    submit(gateway.port, SENDER, ["user@[127.0.0.5]", "user@dest.example"])
+    peers["bare"].wait_for_messages(1)
+    expected_once(["user@[127.0.0.5]"], peers["bare"].arrived())
+    peers["first"].wait_for_messages(1)
+
+
+def test_a_literal_at_a_denied_address_bounces(
+    start_gateway: StartGateway, unbound: Unbound, peers: Peers
+) -> None:
+    port = str(peers["bare"].port)
+    gateway = start_gateway("--resolver", unbound.spec, "--smtp-port", port)
+    submit(gateway.port, "", ["user@[127.0.0.5]"])
+    [bounced] = gateway.wait_for("bounced")
+    assert "5.4.4" in bounced["reply"]
+    assert peers["bare"].connections == 0
+
+
+def test_a_literal_that_is_our_own_address_bounces_as_a_loop(
+    start_gateway: StartGateway, unbound: Unbound
+) -> None:
+    port = str(free_port())
+    listen = ["--listen", f"127.0.0.1:{port}", "--smtp-port", port]
+    gateway = start_gateway(*listen, "--resolver", unbound.spec, "--deny-host", "none")
+    submit(gateway.port, "", ["user@[127.0.0.1]"])
+    [bounced] = gateway.wait_for("bounced")
+    assert "5.4.6" in bounced["reply"]

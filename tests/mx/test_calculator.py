@@ -8,6 +8,7 @@ from collections import Counter
 from ipaddress import ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.denied import Denied
@@ -20,6 +21,7 @@ from gwrelay.mx.exchanges import (
     ResolutionError,
     Rules,
 )
+from gwrelay.mx.marks import Mark
 from gwrelay.mx.policy import MXPolicy
 from support.processes import await_true
 from support.table_resolver import (
@@ -206,6 +208,51 @@ def test_a_plan_tells_when_everything_is_marked_and_until_when() -> None:
     assert plan.all_marked_until == 0.0
 
 
+@pytest.mark.parametrize("marked", [(), (1,), (2,), (1, 2)])
+def test_when_everything_is_marked_until_is_told_as_the_plan_tells_it(marked) -> None:
+    desk = Desk(site("d.test", TWO), bad_time_jitter=0.0)
+    exchanges = desk.calculator.get_exchanges("d.test")
+    for n in marked:
+        desk.calculator.mark_address_bad(f"192.0.2.{n}", "198.51.100.1")
+        desk.clock.advance(1)
+    for source in ("", "198.51.100.1"):
+        told = desk.calculator.all_marked_until(exchanges, source)
+        assert told == desk.calculator.plan(exchanges, source).all_marked_until
+        assert bool(told) is (bool(source) and len(marked) == 2)
+    desk.calculator.mark_bad("a.test", 5)
+    desk.calculator.mark_bad("b.test", 7)
+    by_name = desk.calculator.all_marked_until(exchanges)
+    assert by_name == desk.calculator.plan(exchanges).all_marked_until == desk.clock.now + 5
+
+
+def test_the_running_marks_can_be_listed() -> None:
+    desk = Desk(site("d.test", TWO), bad_time_jitter=0.0)
+    desk.calculator.get_exchanges("d.test")
+    now = desk.clock.now
+    desk.calculator.mark_address_bad("192.0.2.9", "198.51.100.1", 2525)
+    desk.calculator.mark_bad("B.test.", 7)
+    assert desk.calculator.bad_hosts() == (
+        {"b.test": now + 7},
+        [
+            Mark("198.51.100.1", "192.0.2.9", 2525, now, now + 30),
+            Mark("", "192.0.2.2", 0, now, now + 7),
+        ],
+    )
+    desk.clock.advance(30)
+    assert desk.calculator.bad_hosts() == ({}, [])
+
+
+def test_marking_good_tells_whether_there_was_a_mark() -> None:
+    desk = Desk(site("d.test", TWO))
+    desk.calculator.get_exchanges("d.test")
+    assert not desk.calculator.mark_good("a.test")
+    desk.calculator.mark_address_bad("192.0.2.1", "198.51.100.1", 2525)
+    assert desk.calculator.mark_good("a.test")
+    desk.calculator.mark_bad("unknown.test")
+    assert desk.calculator.mark_good("unknown.test")
+    assert desk.calculator.bad_hosts() == ({}, [])
+
+
 def test_a_reply_to_a_transaction_clears_the_mark_of_its_address() -> None:
     desk = Desk(site("d.test", TWO))
     desk.calculator.mark_address_bad("192.0.2.1")
@@ -378,6 +425,24 @@ def test_a_shared_address_is_never_used_beyond_its_ttl_and_the_floor() -> None:
     desk.calculator.get_exchanges("d1.test")
     desk.clock.advance(150)
     assert desk.calculator.cached("d1.test") is None
+
+
+def test_what_was_flushed_is_asked_again_with_the_addresses_of_its_exchanges() -> None:
+    desk = Desk(site("d.test", TWO))
+    desk.calculator.get_exchanges("d.test")
+    assert desk.calculator.flush("D.test.")
+    assert desk.calculator.cached("d.test") is None
+    assert not desk.calculator.flush("d.test")
+    desk.calculator.get_exchanges("d.test")
+    assert desk.asked("d.test") == desk.asked("a.test", "A") == 2
+
+
+def test_a_no_and_a_smart_host_can_be_flushed_too() -> None:
+    desk = Desk({("smart.test", "A"): addresses("192.0.2.7")})
+    assert desk.outcome("smart.test") == "550 5.1.2"
+    desk.calculator.get_host("smart.test")
+    assert desk.calculator.flush("smart.test")
+    assert desk.calculator.cached("smart.test") is desk.calculator.cached_host("smart.test") is None
 
 
 # One lookup at a time per name, so many at a time in all.
@@ -716,7 +781,7 @@ def test_no_spelling_of_a_domain_passes_for_a_smart_host_or_another_limit(domain
 def test_two_ports_of_one_address_are_marked_apart() -> None:
     desk = Desk({})
     exchange = desk.calculator.get_host("192.0.2.1")[0]
-    both = (exchange._replace(port=2525), exchange._replace(preference=1, port=2526))
+    both = (replace(exchange, port=2525), replace(exchange, preference=1, port=2526))
     desk.calculator.mark_address_bad("192.0.2.1", port=2525)
     plan = desk.calculator.plan(both)
     assert [c.port for c in plan.candidates] == [2526, 2525]

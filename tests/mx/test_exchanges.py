@@ -51,7 +51,7 @@ def resolved(
     domain: str, table: Table, rules: Rules = DEFAULT, seed: int = 1
 ) -> list[tuple[int, str, tuple[str, ...]]]:
     result, _ = drive(resolve(domain, rules, random.Random(seed)), table)
-    return [exchange[:3] for exchange in result.exchanges]
+    return [(e.preference, e.name, e.addresses) for e in result.exchanges]
 
 
 def refusal(domain: str, table: Table, rules: Rules = DEFAULT) -> ResolutionError:
@@ -151,7 +151,17 @@ REFUSALS = [
         NoAddress,
         "451 4.4.4",
     ),
-    ("MX 0 localhost", site("d.test", {"localhost": (0, ["127.0.0.1"])}), NoAddress, "550 5.4.4"),
+    ("MX 0 localhost", {("d.test", "MX"): mx((0, "localhost"))}, NoAddress, "550 5.4.4"),
+    (
+        "MX 0 localhost, which the name server does not know",
+        {
+            ("d.test", "MX"): mx((0, "localhost")),
+            ("localhost", "A"): servfail(),
+            ("localhost", "AAAA"): servfail(),
+        },
+        NoAddress,
+        "550 5.4.4",
+    ),
     (
         "one exchange denied, the lookup of the other fails",
         {**site("d.test", {"bad": (5, ["127.0.0.1"]), "a": (9, [])}), ("a", "A"): servfail()},

@@ -179,6 +179,36 @@ def test_defer_is_set_waiting_for_so_many_seconds(queue: Queue, clock: SetClock)
     assert queue.next_due_at == clock.now + 25
 
 
+def test_what_waits_can_be_due_now_and_then_is_no_longer(queue: Queue, clock: SetClock) -> None:
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    name = delivery.message_id, delivery.part
+    assert not queue.hasten(delivery.entry, *name), "it is being relayed"
+    queue.set_waiting(delivery, clock.now + 500)
+    assert queue.waits(delivery.entry)
+    changes = []
+    queue.on_change = lambda: changes.append(queue.next_due_at)
+    assert queue.hasten(delivery.entry, *name)
+    assert changes == [clock.now]
+    assert take(queue)["b.test"].message_id == delivery.message_id
+    assert not queue.hasten(delivery.entry, *name)
+    assert not queue.waits(delivery.entry)
+    clock.advance(500)
+    assert take(queue) == {}, "once is enough"
+    assert len(queue) == 1
+
+
+def test_what_was_deferred_can_be_due_now_too(queue: Queue, clock: SetClock) -> None:
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    settle(queue, delivery, DEFERRED)
+    assert queue.hasten(delivery.entry, delivery.message_id, delivery.part)
+    again = take(queue)["b.test"]
+    assert (again.message_id, again.attempts) == (delivery.message_id, 1)
+    clock.advance(10_000)
+    assert take(queue) == {}
+
+
 def test_what_is_put_off_comes_back_at_the_end_of_its_lifetime(
     queue: Queue, clock: SetClock
 ) -> None:

@@ -59,7 +59,7 @@ def test_a_time_before_the_epoch_is_long_past() -> None:
 
 def test_hastened_nothing_waits_for_longer_and_the_rest_as_before() -> None:
     schedule = scheduled((900.0, 2, 0), (800.0, 1, 4), (100.0, 3, 0), (500.0, 4, 0))
-    schedule.hasten(500.0)
+    schedule.hasten_all(500.0)
     assert schedule.take_due(499.0, 9) == [(100.0, 3, 0)]
     assert schedule.take_due(500.0, 9) == [(500.0, 2, 0), (500.0, 1, 4), (500.0, 4, 0)]
 
@@ -80,3 +80,30 @@ def test_the_schedule_is_a_sorted_list_whatever_is_done(
         model = [entry for entry in model if entry[0] > now]
         assert len(schedule) == len(model)
         assert schedule.next_due_at == min((entry[0] for entry in model), default=None)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 9), st.booleans()))
+)
+def test_what_is_hastened_comes_once_and_at_its_new_time(
+    steps: list[tuple[int, int, int, bool]],
+) -> None:
+    schedule, model, taken = Schedule(), {}, []
+    for message_id, (due_at, now, which, hastens) in enumerate(steps):
+        number = schedule.add_known(float(due_at), message_id, 0)
+        model[number] = (float(due_at), message_id, 0)
+        if hastens:
+            some = sorted(model)[which % len(model)]
+            _, hastened, part = model.pop(some)
+            assert schedule.hasten(some, 0.0, hastened, part)
+            taken.append(some)
+            # It has no number now by which it could be found.
+            assert (0.0, hastened, part) in schedule.take_due(0.0, 100)
+            model = {n: entry for n, entry in model.items() if entry[0] > 0.0}
+        due = sorted(entry[0] for entry in model.values() if entry[0] <= now)
+        assert [entry[0] for entry in schedule.take_due(float(now), 100)] == due
+        taken += [n for n, entry in model.items() if entry[0] <= now]
+        model = {n: entry for n, entry in model.items() if entry[0] > now}
+        assert len(schedule) == len(model)
+        assert all(schedule.knows(n) for n in model)
+        assert not any(schedule.knows(n) or schedule.hasten(n, 0.0, 1, 0) for n in taken)

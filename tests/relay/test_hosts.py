@@ -2,10 +2,13 @@
 
 import pytest
 
+from gwrelay.message.outcome import Outcome
+from gwrelay.message.reply import Reply
 from gwrelay.mx.exchanges import Exchange
 from gwrelay.mx.failures import NoSuchDomain, ResolutionError
 from gwrelay.relay.hosts import Destinations, SiteHosts, site_key
 from gwrelay.relay.routes import NextHop, Routes
+from support.mail import UNREACHED
 from support.relaying import new_calculator
 from support.table_resolver import SetClock, Table, TableResolver, addresses, servfail, site
 
@@ -102,12 +105,52 @@ def test_a_site_marks_the_address_and_port_it_used() -> None:
     hosts = SiteHosts(calculator, "192.0.2.99")
     hosts.exchanges = exchanges((0, "a", 2525), (1, "b", 2526))
     one, other = hosts.plan().candidates
-    hosts.mark_bad(one)
+    hosts.mark_bad(one, UNREACHED)
     assert [c.exchange for c in hosts.plan().candidates] == ["b", "a"]
     assert hosts.plan().all_marked_until == 0.0
-    hosts.mark_bad(other)
+    hosts.mark_bad(other, UNREACHED)
     assert hosts.plan().all_marked_until == clock.now + 30
+    assert hosts.all_marked_until == clock.now + 30
     hosts.mark_good(one)
+    assert hosts.all_marked_until == 0.0
     assert [c.exchange for c in hosts.plan().candidates] == ["a", "b"]
     # The mark is that of our address: another one may be welcome.
     assert calculator.bad_until("192.0.2.1", "", 2526) == 0.0
+
+
+# -- hosts that have enough sessions ---------------------------------------------------------
+
+BUSY = UNREACHED._replace(stage="banner", reply=Reply(421, "4.3.2", "too many"), heard=True)
+
+
+@pytest.mark.parametrize(
+    ("why", "sessions", "marked"),
+    [(BUSY, 1, False), (BUSY, 0, True), (UNREACHED, 1, True), (UNREACHED, 0, True)],
+    ids=["surplus", "says not now", "refuses connections beside others", "refuses connections"],
+)
+def test_a_host_that_serves_others_and_says_not_now_is_alive(
+    why: Outcome, sessions: int, marked: bool
+) -> None:
+    hosts = SiteHosts(new_calculator(TableResolver({}), SetClock()), "")
+    hosts.exchanges = exchanges((0, "a", 2525))
+    [candidate] = hosts.plan().candidates
+    for _ in range(sessions):
+        hosts.add_session(candidate)
+    hosts.mark_bad(candidate, why)
+    assert bool(hosts.plan().all_marked_until) is marked
+
+
+def test_sessions_are_counted_for_each_address_and_port() -> None:
+    hosts = SiteHosts(new_calculator(TableResolver({}), SetClock()), "")
+    hosts.exchanges = exchanges((0, "a", 2525), (1, "b", 2526))
+    one, other = hosts.plan().candidates
+    hosts.add_session(one)
+    hosts.add_session(one)
+    assert hosts.sessions == 2
+    hosts.mark_bad(other, BUSY)
+    assert [c.exchange for c in hosts.plan().candidates] == ["a", "b"]
+    hosts.remove_session(one)
+    hosts.remove_session(one)
+    assert hosts.sessions == 0
+    hosts.mark_bad(one, BUSY)
+    assert hosts.plan().all_marked_until

@@ -19,7 +19,7 @@ from gwrelay.relay.manager import (
 )
 from gwrelay.relay.routes import NextHop, Routes
 from support.mail import CONTENT, envelope
-from support.peer import Peer
+from support.peer import POLITE, Peer
 from support.relaying import Relay, nobody_listens
 from support.table_resolver import mx, nxdomain, servfail
 
@@ -229,6 +229,96 @@ def test_everything_goes_out_when_a_dead_site_is_back(peer: Peer) -> None:
         relay.run()
         assert host_that_dies.arrived() == {f"u{n}@b.test": 1 for n in range(10)}
     assert len(relay.queue) == 0
+
+
+def test_the_first_success_wakes_what_slept_the_oldest_first() -> None:
+    """Whatever its own time would have been: those that were tried wait for their delay, the
+    others for their turn, and the clock stands still."""
+    with Peer(DEAD) as back:
+        pass
+    relay = Relay({"b.test": host(DEAD)}, back.port, max_site_connections=1)
+    for n in range(20):
+        relay.send(envelope(f"u{n}@b.test"))
+        relay.set_clock.advance(0.001)
+    relay.run()
+    relay.set_clock.advance(30)
+    order = []
+    back.always("RCPT", lambda command: (order.append(command.mailbox), POLITE)[1])
+    with back:
+        relay.run()
+    assert sorted(order) == sorted(f"u{n}@b.test" for n in range(20))
+    probe, *woken = order
+    assert woken == [f"u{n}@b.test" for n in range(20) if f"u{n}@b.test" != probe]
+    assert len(relay.queue) == 0
+
+
+def test_mail_that_was_to_wait_for_hours_is_woken_when_its_host_is_back() -> None:
+    with Peer(DEAD) as back:
+        pass
+    relay = Relay({"b.test": host(DEAD)}, back.port)
+    relay.send(envelope("old@b.test"))
+    relay.run()
+    relay.set_clock.advance(60)
+    relay.run()
+    assert relay.queue.next_due_at == relay.clock() + 300
+    relay.set_clock.advance(61)
+    relay.send(envelope("new@b.test"))
+    with back:
+        relay.run()
+    assert back.arrived() == {"old@b.test": 1, "new@b.test": 1}
+
+
+def test_any_answer_to_a_message_shows_that_a_host_is_back() -> None:
+    with Peer(DEAD) as back:
+        back.recipient("new@b.test", "450 4.2.1 greylisted")
+    relay = Relay({"b.test": host(DEAD)}, back.port)
+    relay.send(envelope("old@b.test"))
+    relay.run()
+    relay.set_clock.advance(60)
+    relay.run()
+    relay.set_clock.advance(61)
+    relay.send(envelope("new@b.test"))
+    with back:
+        relay.run()
+    assert back.arrived() == {"old@b.test": 1}
+
+
+def test_a_mark_taken_away_by_hand_wakes_what_slept() -> None:
+    with Peer(DEAD) as back:
+        pass
+    relay = Relay({"b.test": host(DEAD)}, back.port)
+    relay.send(*(envelope(f"u{n}@b.test") for n in range(5)))
+    relay.run()
+    with back:
+        relay.manager.wake_sites()
+        assert relay.run() == [], "the mark is still there"
+        relay.calculator.mark_good("mx.test")
+        relay.manager.wake_sites()
+        relay.run()
+    assert len(back.messages) == 5
+
+
+def test_a_host_marked_by_another_site_or_by_hand_is_left_alone_here_too(peer: Peer) -> None:
+    """And is tried by one message when the mark ends."""
+    relay = Relay({"b.test": host(ONE), "c.test": host(ONE, name="mx.c.test")}, peer.port)
+    relay.calculator.mark_bad("mx.c.test", 40)
+    relay.send(*(envelope(f"u{n}@c.test") for n in range(5)), envelope("x@b.test"))
+    relay.run()
+    assert peer.arrived() == {"x@b.test": 1}
+    assert relay.queue.next_due_at == relay.clock() + 40
+    relay.set_clock.advance(40)
+    attempts = relay.manager.check_state()
+    assert len(attempts) == 1
+    relay.run()
+    assert len(peer.messages) == 6
+
+
+def test_while_a_site_is_dead_its_mail_is_looked_at_in_turn_and_not_all_at_once() -> None:
+    relay = Relay({"b.test": host(DEAD)}, 25, max_site_connections=1)
+    relay.send(*(envelope(f"u{n}@b.test") for n in range(200)))
+    relay.run()
+    relay.set_clock.advance(30)
+    assert len(relay.queue.get_waiting()) == 1
 
 
 def test_a_dead_host_beside_a_good_one_costs_one_try(peer: Peer) -> None:

@@ -229,6 +229,52 @@ def test_a_site_that_dies_puts_its_mail_off_and_one_probe_finds_it_back() -> Non
         """)
 
 
+def test_a_host_that_takes_only_so_many_sessions_is_not_dead() -> None:
+    """It says 421 to the surplus: their mail goes out by the others, and nothing waits."""
+    run("""
+        with Peer() as peer:
+            surplus = lambda c: ("421 4.3.2 too many of you", DROP) if peer.open > 2 else POLITE
+            peer.always("CONNECT", surplus)
+            peer.always(".", (Pause(0.003), POLITE))
+            relay = Relay(
+                {"b.test": host(ONE)},
+                peer.port,
+                max_site_connections=6,
+                settings={"idle_timeout_s": 20.0},
+            )
+            helper, stop = helped(relay)
+            relay.send(envelope("first@b.test"))
+            until(lambda: relay.ends)
+            relay.send(*numbered(59))
+            until(lambda: len(relay.ends) == 60)
+            assert [e.kinds for e in relay.ends] == [["delivered"]] * 60
+            assert {e.attempt for e in relay.ends} == {1}
+            assert relay.calculator.bad_until(ONE) == 0.0
+            assert peer.connections <= 6, "those refused were not tried again and again"
+            relay.manager.stop(within_s=5)
+        """)
+
+
+def test_a_lack_of_descriptors_marks_no_host() -> None:
+    run("""
+        import os, resource
+        with Peer() as peer:
+            relay = Relay({"b.test": host(ONE)}, peer.port)
+            relay.send(envelope("x@b.test"))
+            limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.open("/dev/null", os.O_RDONLY)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+            [end] = relay.run()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert "too many open files" in end.replies[0], end.replies
+            assert relay.calculator.bad_until(ONE) == 0.0
+            relay.set_clock.advance(60)
+            relay.run()
+            assert peer.arrived() == {"x@b.test": 1}
+        """)
+
+
 # -- stopping -----------------------------------------------------------------------------------
 
 

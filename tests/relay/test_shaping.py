@@ -14,5 +14,6 @@ def test_a_success_opens_the_window_by_one_up_to_the_limit(
     assert shaping.after_success(window, limit) == after
 
 
-def test_a_site_out_of_reach_gets_one_probe() -> None:
-    assert shaping.after_no_connection() == 1
+@pytest.mark.parametrize(("sessions", "after"), [(0, 1), (1, 1), (7, 7)])
+def test_a_refused_session_leaves_those_that_go_on_or_one_probe(sessions: int, after: int) -> None:
+    assert shaping.after_no_connection(sessions) == after

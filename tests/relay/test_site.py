@@ -1,16 +1,21 @@
 """A site's live state: what is ready, who is on the way to take it, and how many may be."""
 
+from itertools import count
 from textwrap import dedent
 
 import pytest
 
+from gwrelay.mx.candidates import Candidate
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.shaping import PATIENCE
 from gwrelay.relay.site import Site
 from support.mail import UNREACHED
 from support.patched import run_patched
 from support.relaying import new_calculator
 from support.table_resolver import SetClock, TableResolver
+
+MX = Candidate("mx.test", "192.0.2.1")
 
 
 def new_site(limit: int = 3) -> Site:
@@ -124,6 +129,105 @@ def test_a_relayer_in_excess_of_the_window_is_sent_away() -> None:
     assert site.take(0) is None
     site.relayers = 1
     assert site.take(0).message_id == 1
+
+
+def test_a_site_that_refused_a_session_keeps_those_it_has_for_a_while() -> None:
+    site = new_site(limit=9)
+    site.hosts.add_session(MX)
+    site.hosts.add_session(MX)
+    for n in range(20):
+        site.put(delivery(n))
+    site.note_no_connection(0.0, UNREACHED)
+    assert site.wanted() == 2
+    for _ in range(PATIENCE):
+        site.note_success()
+    assert site.wanted() == 2
+    site.note_success()
+    assert site.wanted() == 3
+
+
+def test_what_could_not_be_tried_is_the_next_one_to_be() -> None:
+    site = new_site()
+    for n in range(3):
+        site.put(delivery(n))
+    taken = site.take(0)
+    site.put_back(taken)
+    assert site.take(0) is taken
+
+
+# -- mail asleep ------------------------------------------------------------------------------
+
+
+def asleep(site: Site, *numbers: int) -> list[int]:
+    """Put deliveries to sleep, number n having arrived at second n; whom wake() wakes."""
+    woken: list[int] = []
+    for n in numbers:
+        site.sleep(Delivery(n, "b.test", (0,), float(n), False), lambda entry: True)
+    return woken
+
+
+def test_those_asleep_are_woken_oldest_first_and_twice_as_many_as_the_window_takes() -> None:
+    site = new_site(limit=9)
+    site.note_no_connection(500.0, UNREACHED)
+    woken = asleep(site, 5, 3, 9, 1, 7, 8, 2, 4, 6)
+
+    def hasten(entry: int, message_id: int, part: int) -> bool:
+        woken.append(message_id)
+        return True
+
+    site.wake(hasten)
+    assert woken == [1, 2]
+    site.note_success()
+    site.wake(hasten)
+    assert woken == [1, 2, 3, 4, 5, 6]
+    for n in range(4):
+        site.put(delivery(n))
+    site.wake(hasten)
+    assert len(woken) == 6, "enough are ready"
+    assert site.has_sleepers
+
+
+def test_those_who_are_no_longer_asleep_take_nobodys_place() -> None:
+    site = new_site()
+    site.note_no_connection(500.0, UNREACHED)
+    asleep(site, *range(10))
+    still = [3, 8, 9]
+    site.wake(lambda entry, message_id, part: message_id in still)
+    assert site.has_sleepers, "9 is left"
+    site.wake(lambda entry, message_id, part: message_id in still)
+    assert not site.has_sleepers
+
+
+def test_those_put_to_sleep_again_and_again_do_not_pile_up() -> None:
+    site = new_site()
+    sleepers = [delivery(n) for n in range(100)]
+    entries = count(1)
+    asleep: set[int] = set()
+    for _ in range(50):
+        for sleeper in sleepers:
+            asleep.discard(sleeper.entry)
+            sleeper.entry = next(entries)
+            asleep.add(sleeper.entry)
+            site.sleep(sleeper, asleep.__contains__)
+    asked: list[int] = []
+    while site.has_sleepers:
+        site.wake(lambda entry, message_id, part: asked.append(entry) or entry in asleep)
+    assert set(asked) >= asleep
+    assert len(asked) <= 1100, "of 5000"
+
+
+def test_turns_of_one_death_follow_each_other_and_a_new_death_starts_anew() -> None:
+    site = new_site()
+    site.note_no_connection(500.0, UNREACHED)
+    turns = [site.next_turn() for _ in range(1000)]
+    assert turns[0] == 500.0
+    assert turns == sorted(turns)
+    assert 501.0 < turns[-1] < 510.0
+    # Others of the same crowd find it dead as well.
+    site.note_no_connection(500.0, UNREACHED)
+    assert site.next_turn() > turns[-1]
+    site.note_no_connection(900.0, UNREACHED)
+    assert site.next_turn() == 900.0
 
 
 # -- idle relayers ----------------------------------------------------------------------------

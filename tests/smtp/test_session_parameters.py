@@ -98,10 +98,11 @@ def test_the_null_path_is_a_sender_but_no_recipient() -> None:
     assert rcpt("TO:<>") == ("501 5.1.3", None)
 
 
-def test_an_address_literal_is_a_sender_but_no_recipient() -> None:  # faults 42
+def test_an_address_literal_is_a_sender_and_a_recipient() -> None:  # faults 42
     for literal in ("[127.0.0.1]", "[IPv6:::1]", "[IPv6:2001:db8::25]"):
         assert mail(f"FROM:<a@{literal}>")[0] == "250 2.1.0"
-        assert rcpt(f"TO:<a@{literal}>") == ("553 5.1.3", None)
+        code, recipient = rcpt(f"TO:<a@{literal}>")
+        assert (code, recipient and recipient.address) == ("250 2.1.5", f"a@{literal}")
 
 
 def test_postmaster_alone_is_a_recipient_but_no_sender() -> None:

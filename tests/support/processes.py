@@ -27,6 +27,7 @@ PACKAGES = {
     "swaks": "swaks",
     "unbound": "unbound",
     "dnsmasq": "dnsmasq-base",
+    "knotd": "knot",
     "dovecot": "dovecot-core",
     "sendmail": "postfix",
     "mailq": "postfix",

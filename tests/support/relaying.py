@@ -113,7 +113,7 @@ class Rig:
             self.queue,
             self.site,
             ended=self._ended,
-            no_connection=lambda site, why: self.unreached.append(why),
+            no_connection=lambda site, delivery, why: self.unreached.append(why),
             done=self.done.append,
         )
 

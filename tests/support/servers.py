@@ -406,8 +406,61 @@ class SmtpSink(_Server):
         return arrived
 
 
+class Knot(_Server):
+    """An authority for the zone `origin` ("test."): `records` are lines of its zone file.
+
+    Follows a CNAME as far as its zone reaches, and answers REFUSED for everything else.
+    """
+
+    CONFIGURATION = """server:
+  rundir: "{directory}"
+  listen: 127.0.0.1@{port}
+  user: root:root
+  udp-workers: 1
+  tcp-workers: 1
+  background-workers: 1
+database:
+  storage: "{directory}/database"
+log:
+- target: stdout
+  any: notice
+zone:
+- domain: {origin}
+  storage: "{directory}"
+  file: zone
+"""
+    SOA = "@ 3600 IN SOA ns.{origin} admin.{origin} 1 1800 900 604800 {negative_ttl_s}\n"
+
+    def __init__(self, directory: Path, origin: str, records: Sequence[str]) -> None:
+        self.program = program("knotd")
+        self.directory, self.origin, self.records = directory, origin, records
+        self.port = free_port(udp=True)
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        (self.directory / "database").mkdir(parents=True, exist_ok=True)
+        names = {"directory": self.directory, "port": self.port, "origin": self.origin}
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        text = self.CONFIGURATION.format(**names).replace("root:root", user)
+        (self.directory / "knot.conf").write_text(text)
+        soa = self.SOA.format(origin=self.origin, negative_ttl_s=120)
+        lines = [f"$ORIGIN {self.origin}\n", soa, f"@ 3600 IN NS ns.{self.origin}\n"]
+        lines += [f"{record}\n" for record in self.records]
+        (self.directory / "zone").write_text("".join(lines))
+        command = [self.program, "-c", str(self.directory / "knot.conf")]
+        self.running = Program(command, self.directory / "knot.log")
+        self.running.await_ready(lambda: answers(self.port))
+
+
 class Unbound(_Server):
-    """Answers from `zone` (lines of a zone file, owner names whole), NXDOMAIN for the rest."""
+    """Answers from `zone` (lines of a zone file, owner names whole), NXDOMAIN for the rest.
+
+    `stubs` names zones, with final dot, that an authority at a port of loopback is asked about;
+    for those in `silent` it never answers.
+    """
 
     CONFIGURATION = """server:
   directory: "{directory}"
@@ -421,12 +474,21 @@ class Unbound(_Server):
   access-control: 127.0.0.0/8 allow
   module-config: "iterator"
   num-threads: 1
+  do-not-query-localhost: no
   local-zone: "." static
 """
 
-    def __init__(self, directory: Path, zone: Sequence[str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        zone: Sequence[str] = (),
+        *,
+        stubs: Mapping[str, int] = {},
+        silent: Sequence[str] = (),
+    ) -> None:
         self.program = program("unbound")
         self.directory, self.zone = directory, zone
+        self.stubs, self.silent = stubs, silent
         self.port = free_port(udp=True)
 
     @property
@@ -437,6 +499,12 @@ class Unbound(_Server):
         self.directory.mkdir(parents=True, exist_ok=True)
         text = self.CONFIGURATION.format(directory=self.directory, port=self.port)
         text += "".join(f"  local-data: '{line}'\n" for line in self.zone)
+        text += "".join(f'  local-zone: "{name}" deny\n' for name in self.silent)
+        text += "".join(f'  local-zone: "{name}" transparent\n' for name in self.stubs)
+        text += "".join(
+            f'stub-zone:\n  name: "{name}"\n  stub-addr: 127.0.0.1@{port}\n'
+            for name, port in self.stubs.items()
+        )
         text += "remote-control:\n  control-enable: no\n"
         (self.directory / "unbound.conf").write_text(text)
         command = [self.program, "-d", "-c", str(self.directory / "unbound.conf")]

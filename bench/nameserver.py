@@ -1,0 +1,151 @@
+"""A real name server on loopback for benches: Unbound or Knot, whichever is installed.
+
+It answers from records given to it and nothing else, and ends with the bench.
+"""
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import dns.exception
+import dns.message
+import dns.query
+
+_WHERE = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
+_READY_S = 60.0
+
+_UNBOUND = """server:
+  directory: "{directory}"
+  chroot: ""
+  username: ""
+  pidfile: ""
+  use-syslog: no
+  do-daemonize: no
+  interface: 127.0.0.1@{port}
+  do-ip6: no
+  access-control: 127.0.0.0/8 allow
+  module-config: "iterator"
+  num-threads: 1
+  local-zone: "{origin}" static
+  include: "{directory}/records"
+remote-control:
+  control-enable: no
+"""
+_KNOT = """server:
+  rundir: "{directory}"
+  listen: 127.0.0.1@{port}
+  udp-workers: 1
+  tcp-workers: 1
+database:
+  storage: "{directory}/database"
+zone:
+- domain: {origin}
+  storage: "{directory}"
+  file: zone
+"""
+_SOA = "@ 3600 IN SOA ns.{origin} admin.{origin} 1 1800 900 604800 300\n@ IN NS ns.{origin}\n"
+
+
+class NoNameServer(Exception):
+    """None is installed, or the one there is did not start."""
+
+
+class NameServer:
+    """Serves `records`, lines of a zone file with owners in full, all below `origin` ("test.").
+
+    with NameServer("test.", ["d.test. 300 IN MX 10 a.test."]) as server:
+        ... ask server.address, as "127.0.0.1:5353" ...
+
+    Raises NoNameServer on entering.
+    """
+
+    def __init__(self, origin: str, records: Iterable[str]) -> None:
+        self._origin = origin
+        self._records = records
+        self.name = ""
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._directory = Path(tempfile.mkdtemp(prefix="gwrelay-names-"))
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _start(self) -> None:
+        command = self._prepare()
+        with (self._directory / "output").open("wb") as output:
+            self._process = subprocess.Popen(command, stdout=output, stderr=output)
+        deadline = time.monotonic() + _READY_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                said = (self._directory / "output").read_text(errors="replace")
+                raise NoNameServer(f"{self.name} did not start:\n{said[-1000:]}")
+            time.sleep(0.05)
+
+    def _prepare(self) -> list[str]:
+        """Its files; the command that starts it."""
+        names = {"directory": self._directory, "port": self.port, "origin": self._origin}
+        for name in ("knotd", "unbound"):
+            found = shutil.which(name, path=_WHERE)
+            if found is None:
+                continue
+            self.name = name
+            configuration = self._directory / "configuration"
+            if name == "knotd":
+                (self._directory / "database").mkdir()
+                configuration.write_text(_KNOT.format(**names))
+                zone = (f"{record}\n" for record in self._records)
+                head = f"$ORIGIN {self._origin}\n" + _SOA.format(**names)
+                (self._directory / "zone").write_text(head + "".join(zone))
+                return [found, "-c", str(configuration)]
+            configuration.write_text(_UNBOUND.format(**names))
+            data = (f"local-data: '{record}'\n" for record in self._records)
+            (self._directory / "records").write_text("".join(data))
+            return [found, "-d", "-c", str(configuration)]
+        raise NoNameServer("needs a name server: apt-get install knot, or unbound")
+
+    def _answers(self) -> bool:
+        question = dns.message.make_query(f"ready.{self._origin}", "A")
+        try:
+            dns.query.udp(question, "127.0.0.1", port=self.port, timeout=0.2)
+        except (dns.exception.DNSException, OSError):
+            return False
+        return True
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,99 @@
+"""The control socket as clients see it: where it is, and one request with its answer.
+
+Lines of JSON over a Unix socket, in the order they are asked:
+
+    {"command": "mx flush", "arguments": {"domains": ["example.com"]}}
+    {"item": ...}                           any number of these, for what is a list
+    {"ok": true, "result": ...}
+    {"ok": false, "status": 1, "error": "nothing is known of example.com"}
+
+`status` is what the command exits with.  The other end is admin.py.  Loads nothing that takes
+long.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gwrelay.errors import CommandFailed, ConfigError, NotRunning
+
+#: Of the longest request that is read.
+REQUEST_MAX_BYTES = 64 * 1024
+#: Seconds to wait for the next line of an answer: flushing a big cache takes none of them.
+_ANSWER_S = 30.0
+#: What fits sun_path with its NUL (Linux).
+_LONGEST_PATH_BYTES = 107
+
+
+class Answer(NamedTuple):
+    """`items` of a list, and `result`, which may say more about it."""
+
+    items: list[Any]
+    result: Any
+
+
+def ask(path: str, command: str, **arguments: Any) -> Answer:
+    """Have the gateway at `path` do `command`.
+
+    Raises NotRunning when none answers there, ConfigError when the socket is not ours to use,
+    CommandFailed with what the gateway said no to.
+    """
+    request = msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n"
+    if len(request) > REQUEST_MAX_BYTES:
+        raise CommandFailed(2, "too much at once for one command; give fewer names")
+    with _connected(path) as sock:
+        try:
+            sock.sendall(request)
+            return _read(sock)
+        except (OSError, EOFError) as error:
+            raise NotRunning(f"the gateway at {path} broke off: {error}") from error
+
+
+@contextlib.contextmanager
+def reachable(path: str) -> Iterator[str]:
+    """A spelling of `path`, good for as long as this lasts, that fits a socket address.
+
+    The directory is opened and named by its descriptor where the whole is too long.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_PATH_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _connected(path: str) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_ANSWER_S)
+        try:
+            with reachable(path) as spelling:
+                sock.connect(spelling)
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
+            raise NotRunning(f"no gateway runs at {path}; start it, or give --spool") from None
+        except OSError as error:
+            raise ConfigError(f"--admin unix:{path}: {error.strerror or error}") from error
+        yield sock
+
+
+def _read(sock: socket.socket) -> Answer:
+    """Raises EOFError when the answer has no end, CommandFailed when that is a refusal."""
+    items: list[Any] = []
+    with sock.makefile("rb") as lines:
+        for line in lines:
+            said = msgspec.json.decode(line)
+            if "item" in said:
+                items.append(said["item"])
+            elif said["ok"]:
+                return Answer(items, said.get("result"))
+            else:
+                raise CommandFailed(said["status"], said["error"])
+    raise EOFError("no end of the answer")
