@@ -47,7 +47,7 @@ STALL_MS = 20.0
 #: Of the records served, seconds.
 TTL_S = 300
 #: Loops that refresh at once, as in the gateway (service.py).
-REFRESHERS = 8
+REFRESHERS = 4
 #: Domains in one turn of what is measured against a baseline.
 _TURN = 200
 _KINDS: tuple[Any, ...] = ("MX", "A", "AAAA")

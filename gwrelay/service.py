@@ -44,7 +44,7 @@ _CHECK_EVERY_S = 1.0
 
 #: Domains refreshed at a time: one whose name servers are slow holds up none of the others, and
 #: what is ready at once keeps the loop busy for less than 20 ms (bench/mx.py).
-_REFRESHERS = 8
+_REFRESHERS = 4
 
 #: Files a process has open besides its sessions: log segments, events, the resolver.
 _OTHER_FILES = 200
