@@ -36,12 +36,13 @@ class Active(Segment):
         What is there of one more is not cut off, and the next write goes over it.
         """
         buffers: list[bytes | memoryview] = []
-        serial, tail = self.tail_serial, self.tail
+        number, tag, serial, tail = self.number, self.tag, self.tail_serial, self.tail
         for entry in entries:
             serial += 1
-            buffers.append(header(self.tag, serial, len(entry.body), entry.crc))
-            buffers.append(entry.body)
-            entry.segment, entry.offset = self.number, tail
+            body = entry.body
+            buffers += header(tag, serial, len(body), entry.crc), body
+            entry.segment = number
+            entry.offset = tail
             tail += entry.size
         written, error = self._write(buffers, self.tail)
         reached, count = self.tail + written, len(entries)
@@ -75,13 +76,15 @@ class Active(Segment):
 
     def _write(self, buffers: list[bytes | memoryview], offset: int) -> tuple[int, OSError | None]:
         """All buffers, however short the single writes.  → bytes written, what stopped it."""
-        written = 0
+        written, wanted = 0, sum(map(len, buffers))
         try:
             while buffers:
                 count = self.files.write(self.fd, buffers[:BUFFERS_AT_ONCE], offset + written)
                 if not count:
                     return written, OSError(errno.ENOSPC, "nothing was written")
                 written += count
+                if written == wanted:
+                    break
                 buffers = _after(buffers, count)
         except OSError as error:
             return written, error

@@ -6,6 +6,7 @@ threading; under gevent the sync runs in a native thread, and here greenlets wai
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -48,6 +49,8 @@ class Committer:
         self._turn = threading.Lock()
         self._gathering = Group()
         self._closed = False
+        #: Entries of the last commit.
+        self._crowd = 0
 
     def gathered_bytes(self) -> int:
         """Waiting for the next commit."""
@@ -123,6 +126,10 @@ class Committer:
             raise
         try:
             if not group.finished:
+                if self._crowd > 1:
+                    # Those the last commit has woken come again at once, most of them: whoever
+                    # is the first of them would take a sync for himself, and the others wait.
+                    time.sleep(0)
                 self._take(group)
         finally:
             # Awake before the next leader takes its turn, they can still join its group.
@@ -132,6 +139,7 @@ class Committer:
     def _take(self, group: Group) -> None:
         with self._lock:
             self._gathering = Group()
+            self._crowd = len(group.entries)
         try:
             group.error = self._commit(group.entries)
         finally:

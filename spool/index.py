@@ -231,9 +231,10 @@ class Index:
         before = self._keys.get(key)
         if before is not None:
             self._end(place.segment, before)
-        size = len(put.state) + len(put.head) + len(put.body) + _OVERHEAD
-        self._keys[key] = _KEY.pack(*place, size, 0) + put.state
-        self._charge(place.segment, size)
+        state = put.state
+        size = len(state) + len(put.head) + len(put.body) + _OVERHEAD
+        self._keys[key] = _KEY.pack(*place, size, 0) + state
+        self._charge(place[0], size)
         if key > self.last_key:
             self.last_key = key
 

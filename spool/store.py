@@ -147,11 +147,12 @@ class Spool:
             return
         has_chunks = False
         for record in batch:
-            if type(record) is Chunk:
+            if type(record) is Put:
+                if record.chunks:
+                    self._require_chunks(record)
+            elif type(record) is Chunk:
                 has_chunks = True
-            elif type(record) is Put and record.chunks:
-                self._require_chunks(record)
-            elif type(record) is Drop:
+            elif self._spoilt and type(record) is Drop:
                 self._spoilt.pop(record.key, None)
         if has_chunks and self._committer.gathered_bytes() > GATHER_BYTES:
             wait = True

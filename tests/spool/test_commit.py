@@ -346,3 +346,28 @@ gevent.joinall([first, *others], raise_error=True)
 assert len(spool) == 5, len(spool)
 """
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=LIMIT_S)
+
+
+def test_those_a_commit_has_woken_share_the_next_one(tmp_path: Path) -> None:
+    """Not one of them alone, and all the others after him."""
+    script = """
+import sys
+from gevent import monkey
+monkey.patch_all()
+import gevent
+from gevent.threadpool import ThreadPool
+import os
+from spool import Put, Spool
+
+pool = ThreadPool(1)
+spool = Spool(sys.argv[1], sync=lambda fd: pool.apply(os.fdatasync, (fd,)))
+
+def write():
+    for _ in range(20):
+        spool.write([Put(spool.new_key(), b"", b"", b"")])
+
+gevent.joinall([gevent.spawn(write) for _ in range(64)], raise_error=True)
+assert len(spool) == 1280
+assert spool.counters.syncs <= 30, spool.counters.syncs
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=LIMIT_S)
