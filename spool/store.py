@@ -72,6 +72,8 @@ class Spool:
         self._unlanded = Unlanded()
         self._closed = False
         self._last_key = 0
+        #: Compacted segments that the log has been told of.
+        self._told_segments = 0
         self.counters = Counters()
         name = os.fspath(path)
         self._files = files(name, sync)
@@ -206,7 +208,22 @@ class Spool:
     def _steps(self) -> list[float]:
         """One step of what goes on in the background; seconds until the next of each."""
         rests_s = [self._compactor.step(), self._saver.step()]
+        if rests_s[0] is None and self.counters.compacted_segments > self._told_segments:
+            self._tell_compacted()
         return [rest_s for rest_s in rests_s if rest_s is not None]
+
+    def _tell_compacted(self) -> None:
+        """How much it was, when all that is worth it has been done."""
+        counters = self.counters
+        count = counters.compacted_segments - self._told_segments
+        self._told_segments = counters.compacted_segments
+        self._logger.info(
+            "spool: %d segments compacted; %d bytes copied since the start, write amplification "
+            "%.2f",
+            count,
+            counters.compacted_bytes,
+            counters.write_amplification,
+        )
 
     def compact(self, progress: Callable[[], None] = lambda: None) -> None:
         """Compact whatever is worth it, at once; `progress` is called again and again."""

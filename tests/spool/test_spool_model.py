@@ -96,7 +96,8 @@ class SpoolAgainstDict(RuleBasedStateMachine):
 
     def may_fail_twice(self) -> bool:
         """A sync fails, and the seal that says so cannot be made durable either."""
-        return len(self.disk.sync_errors) > (self.disk.room is None)
+        failing = len(self.disk.sync_errors) + (self.disk.failing_call is not None)
+        return failing > (self.disk.room is None)
 
     def note(self, after: dict[int, Value]) -> None:
         for key, value in after.items():
@@ -282,6 +283,10 @@ class SpoolAgainstDict(RuleBasedStateMachine):
     def syncs_will_fail(self, errors: list[int]) -> None:
         self.disk.sync_errors = errors
 
+    @rule(calls=st.integers(0, 20), error=st.sampled_from([errno.EIO, errno.ENOSPC]))
+    def a_call_will_fail(self, calls: int, error: int) -> None:
+        self.disk.failing_call = calls, error
+
     @rule(room=st.sampled_from([0, 50, 700, 3000]))
     def fill_the_disk(self, room: int) -> None:
         self.disk.room = room
@@ -289,6 +294,7 @@ class SpoolAgainstDict(RuleBasedStateMachine):
     @rule()
     def mend_the_disk(self) -> None:
         self.disk.room, self.disk.sync_errors = None, []
+        self.disk.failing_call = None
 
     @rule(short=st.booleans())
     def write_short(self, short: bool) -> None:

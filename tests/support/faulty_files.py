@@ -71,6 +71,8 @@ class FaultyDisk:
         self.sync_errors: list[int | BaseException] = []
         #: Calls that change something until the machine stops; None: never.
         self.calls_left: int | None = None
+        #: Calls that change something until one fails, and its errno; None: all succeed.
+        self.failing_call: tuple[int, int] | None = None
         self.short_writes = False
         #: errno of every write, and of every cut; 0: they succeed.
         self.write_error = 0
@@ -90,11 +92,16 @@ class FaultyDisk:
         return self._running
 
     def call(self) -> None:
-        """One more change; the last one may be the end."""
+        """One more change; the last one may be the end, and one may fail."""
         if self.calls_left is not None:
             self.calls_left -= 1
             if self.calls_left < 0:
                 raise Crash
+        if self.failing_call is not None:
+            left, error = self.failing_call
+            self.failing_call = (left - 1, error) if left else None
+            if not left:
+                raise OSError(error, os.strerror(error))
 
     def content(self, name: str) -> bytes:
         """What is durable for certain."""
@@ -104,7 +111,7 @@ class FaultyDisk:
         """Lose what was not synced, or some of it, and start the machine again."""
         if self._running is not None:
             self._running.power_off()
-        self.calls_left = self.room = None
+        self.calls_left = self.room = self.failing_call = None
         self.sync_errors = []
         self.write_error = self.cut_error = 0
         for name in self._present.keys() | self._durable.keys():
@@ -211,7 +218,10 @@ class FaultyFiles(Files):
         super().cut(fd, size)
 
     def sync(self, fd: int) -> None:
-        self._disk.call()
+        try:
+            self._disk.call()
+        except OSError as error:
+            self._disk.sync_errors.insert(0, error)  # dirty pages count as clean then
         self._disk.sync_file(self._names[fd])
 
     def sync_directory(self) -> None:
