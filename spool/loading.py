@@ -19,6 +19,7 @@ from spool.errors import CorruptFrame
 from spool.frame import AnyRecord
 from spool.index import SLICE_KEYS, Index, Place
 from spool.log import Log
+from spool.past import Past
 
 #: Above every key.
 _ANY_KEY = 1 << 64
@@ -26,13 +27,15 @@ _ANY_KEY = 1 << 64
 
 class Loader:
     def __init__(
-        self, log: Log, index: Index, lock: threading.Lock, logger: logging.Logger
+        self, log: Log, past: Past, index: Index, lock: threading.Lock, logger: logging.Logger
     ) -> None:
+        """`past` is what `log` was when it was opened."""
         self._log = log
+        self._past = past
         self._index = index
         self._lock = lock
         self._logger = logger
-        self._last_key = log.last_key
+        self._last_key = past.last_key
         #: Whether every key was given out.
         self.is_done = False
         #: Whether a checkpoint says all that the log did.
@@ -49,13 +52,17 @@ class Loader:
         breath.  Raises OSError; called again, goes on where it was."""
         if not self._is_replayed:
             yield from self._replay()
-        if self._log.checkpoint is not None:
-            yield from self._admit(self._log.checkpoint)
+        if self._past.checkpoint is not None:
+            yield from self._admit(self._past.checkpoint)
         self._finish()
         while self._given < len(self._by_log):
             yield self._next_old(min(self._given + SLICE_KEYS, len(self._by_log)))
         # Before that nothing may move: a key's place says whether it is an old one.
         self.is_done = True
+
+    def close(self) -> None:
+        """Nobody wants the rest."""
+        self._past.close()
 
     def _replay(self) -> Iterator[list[int]]:
         """The log's tail, from its beginning: said twice, it says the same."""
@@ -63,7 +70,7 @@ class Loader:
         if checkpoint is not None:
             self._index.expect(_ANY_KEY)
             self.is_covered = True
-        for _ in self._log.replay(self._apply):
+        for _ in self._past.replay(self._apply):
             yield []
         with self._lock:
             self._by_log = self._index.keys()
@@ -72,7 +79,7 @@ class Loader:
         self._is_replayed = True
 
     def _sound_checkpoint(self) -> Generator[list[int], None, Checkpoint | None]:
-        checkpoint = self._log.checkpoint
+        checkpoint = self._past.checkpoint
         if checkpoint is None:
             return None
         try:
@@ -80,7 +87,7 @@ class Loader:
                 yield []
         except (CorruptFrame, OSError) as error:
             self._logger.warning("spool: the checkpoint is of no use: %s", error)
-            self._log.forget_checkpoint()
+            self._past.forget_checkpoint()
             return None
         return checkpoint
 
@@ -102,7 +109,7 @@ class Loader:
         keys, self._given = self._by_log[self._given : upto], upto
         with self._lock:
             return [
-                key for key in keys if key in self._index and self._log.had(self._index.place(key))
+                key for key in keys if key in self._index and self._past.had(self._index.place(key))
             ]
 
     def _apply(self, place: Place, batch: list[AnyRecord]) -> None:
@@ -111,7 +118,7 @@ class Loader:
             self._index.apply(place, batch)
 
     def _finish(self) -> None:
-        self._log.end_replay()
+        self._past.close()
         present = self._log.present()
         with self._lock:
             self._index.expect_no_more(present)

@@ -19,26 +19,15 @@ from zlib import crc32
 
 from spool import segment as segments
 from spool.active import Active
-from spool.checkpoint import Checkpoint, Covered, Row
+from spool.checkpoint import Covered, Row
 from spool.counters import Counters
 from spool.entry import Entry
 from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
 from spool.files import Files, is_full
 from spool.frame import AnyRecord, Seal, decode, encode
 from spool.index import Place
-from spool.recovery import (
-    Apply,
-    Gap,
-    Segment,
-    Survey,
-    find_end,
-    find_seals,
-    misfit,
-    passage,
-    reader,
-    replay,
-    survey,
-)
+from spool.past import Past
+from spool.recovery import Gap, Segment, passage, reader
 from spool.segment import VERSION, Header
 from spool.supply import Supply
 
@@ -69,12 +58,6 @@ class Log:
         self._counters = counters
         self._logger = logger
         self._supply = Supply(files, segment_bytes, logger)
-        self._found = Survey(b"", {}, set(), set(), {})
-        self._seals: dict[int, Seal] = {}
-        #: Where the log ended when it was opened.
-        self._end: Segment | None = None
-        self.checkpoint: Checkpoint | None = None
-        self.last_key = 0
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
         self._unreadable: set[int] = set()
@@ -89,66 +72,15 @@ class Log:
         #: What ails the disk, as last logged; logged again only when it changes.
         self._trouble = ""
 
-    def open(self) -> None:
-        """Find what there is and where to go on behind it; then replay() must follow.
-
-        Creates nothing: the disk may be full.
-        """
-        self._found = found = survey(self._files, self._logger)
-        self._secret, self._row, self._aside, self._unreadable, spares = found
+    def open(self) -> Past:
+        """Go on where the log ends.  → what it was, which is still to be replayed."""
+        past = Past(self._files, self._counters, self._logger)
+        self._secret, self._row, self._aside, self._unreadable, spares = past.found
         # Above the spares' too, or frames of their earlier lives would count again.
-        highest = self._supply.open(spares, self._secret)
-        self.checkpoint = self._find_checkpoint()
-        covered = self.checkpoint.covered.rows if self.checkpoint is not None else {}
-        for number in covered.keys() & self._row.keys():
-            self._row[number].resume(covered[number])
-        self._seals = find_seals(self._files, self._row, above=max(covered, default=0))
-        self._next = max([highest, *self._row, *self._aside, *covered]) + 1
-        # Keys that were ever given out, as far as can be told without reading all the log.
-        self.last_key = self.checkpoint.covered.last_key if self.checkpoint is not None else 0
-        self.last_key = max([self.last_key, *(seal.last_key for seal in self._seals.values())])
-        self._end = find_end(
-            self._files, found, self._seals, self._look, self._counters, self._logger
-        )
-        if self._end is not None:
-            self._continue(self._end)
-
-    def _look(self, batch: Sequence[AnyRecord]) -> None:
-        keys = [record[0] for record in batch if type(record) is not Seal]
-        self.last_key = max([self.last_key, *keys])
-
-    def replay(self, apply: Apply) -> Iterator[None]:
-        """Hand every frame that the checkpoint does not cover to `apply`, in the log's order, up
-        to where the log ended when it was opened.  In short steps."""
-        return replay(
-            self._files,
-            self._found,
-            self._end,
-            self._known,
-            self._seals,
-            apply,
-            self._counters,
-            self._logger,
-        )
-
-    def forget_checkpoint(self) -> None:
-        """It is of no use: replay() will begin at the beginning."""
-        if self.checkpoint is not None:
-            self.checkpoint.close()
-            self.checkpoint = None
-            self._seals = find_seals(self._files, self._row)
-
-    def had(self, place: Place) -> bool:
-        """Whether the frame at `place` was there when the log was opened."""
-        end = self._end
-        return end is not None and place[:2] < (end.number, end.end)
-
-    def end_replay(self) -> None:
-        """All of it was read: what was kept for that is let go."""
-        if self.checkpoint is not None:
-            self.checkpoint.close()
-            self.checkpoint = None
-        self._seals = {}
+        self._next = max(self._supply.open(spares, self._secret), past.highest) + 1
+        if past.end is not None:
+            self._continue(past.end)
+        return past
 
     def covered(self, last_key: int) -> Covered | None:
         """How far the log is durable, while nothing is being committed; None while a checkpoint
@@ -267,42 +199,11 @@ class Log:
         self._supply.prepare()
 
     def close(self) -> None:
-        self.end_replay()
         if self._owes_refusal():
             self._through(())  # the next process will not know of it otherwise
         if self._active is not None:
             self._files.close_file(self._active.fd)
             self._active = None
-
-    def _find_checkpoint(self) -> Checkpoint | None:
-        """The one there is, if it goes with the segments there are."""
-        try:
-            checkpoint = Checkpoint(self._files, self._secret)
-        except FileNotFoundError:
-            return None
-        except (CorruptFrame, OSError) as error:
-            self._logger.warning("spool: the checkpoint is of no use: %s", error)
-            return None
-        reason = misfit(self._files, self._found, checkpoint.covered)
-        if reason:
-            self._logger.warning("spool: the checkpoint is of no use: %s", reason)
-            checkpoint.close()
-            return None
-        return checkpoint
-
-    def _known(self, number: int) -> Segment | None:
-        """Where replay() begins in a segment; None: not at all."""
-        segment = self._row[number]
-        row = None
-        if self.checkpoint is not None:
-            if self.checkpoint.covered.skips(number):
-                return None
-            row = self.checkpoint.covered.rows.get(number)
-        if self._end is not None and number == self._end.number:
-            # Its end is being moved by commits meanwhile.
-            segment = Segment(number, segment.tag, segment.intact)
-        segment.resume(row)
-        return segment
 
     def _continue(self, last: Segment) -> None:
         """Append to the last segment, if it is whole and takes a sync.
@@ -403,7 +304,7 @@ class Log:
     def _begin(self, active: Active) -> None:
         if not self._owed:
             return
-        body = encode(self._owed)
+        body = encode([seal._replace(last_key=self._issued()) for seal in self._owed])
         active.guards = {seal.segment for seal in self._owed if seal.refused}
         active.begin(body, crc32(body))
 
@@ -474,8 +375,7 @@ class Log:
         self._files.close_file(segment.fd)
 
     def _owe(self, segment: Segment, refused: int) -> None:
-        ends = segment.number, segment.serial, segment.end
-        self._owed.append(Seal(*ends, refused, self._issued()))
+        self._owed.append(Seal(segment.number, segment.serial, segment.end, refused, 0))
 
     def _land(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

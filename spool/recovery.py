@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from spool import segment as segments
-from spool.checkpoint import Covered, Row
+from spool.checkpoint import Row
 from spool.counters import Counters
 from spool.errors import CorruptFrame, SpoolVersion
 from spool.files import Files
@@ -110,44 +110,6 @@ def survey(files: Files, logger: logging.Logger) -> Survey:
             logger.error("spool: %s says it is segment %d, left aside", name, header.number)
             found.aside.add(number)
     return found
-
-
-def misfit(files: Files, found: Survey, covered: Covered) -> str:
-    """Why a checkpoint does not go with the segments there are; "" when it does.
-
-    Segments that it knows of may be gone, for nothing in them was needed any more.
-    """
-    position = covered.position
-    for number in sorted({*found.row, *found.aside}):
-        name = segments.name_of(number)
-        row = covered.rows.get(number)
-        if row is None:
-            if number < position.segment:
-                return f"it does not know {name}"
-        elif number in found.aside or not found.row[number].intact:
-            return f"{name} has no intact header"
-        elif _size(files, name) < row.end:
-            return f"{name} is shorter than it was"
-    if position.serial and position.segment in found.row:
-        return _position_misfit(files, found.row[position.segment], position)
-    return ""
-
-
-def _position_misfit(files: Files, segment: Segment, position: Row) -> str:
-    """Whether another log stands where the checkpoint ended: a copy brought back, say."""
-    name = segments.name_of(segment.number)
-    try:
-        fd = files.open(name)
-        try:
-            raw = files.salvage(fd, position.last, position.end - position.last)
-        finally:
-            files.close_file(fd)
-        frame = decode(raw, 0, segment.tag)
-    except (CorruptFrame, OSError) as error:
-        return f"its position in {name}: {error}"
-    if frame is None or frame.serial != position.serial or frame.end != len(raw):
-        return f"its position in {name} is another one"
-    return ""
 
 
 def find_end(
@@ -397,18 +359,6 @@ def _header(files: Files, number: int) -> Header | None:
 def _spares(files: Files) -> dict[str, Header | None]:
     names = [name for name in files.names() if segments.spare_number_of(name) is not None]
     return {n: segments.find_header(_start_of(files, n, segments.FIRST)) for n in names}
-
-
-def _size(files: Files, name: str) -> int:
-    """Of a file; 0 if it cannot be opened."""
-    try:
-        fd = files.open(name)
-    except OSError:
-        return 0
-    try:
-        return files.size(fd)
-    finally:
-        files.close_file(fd)
 
 
 def _start_of(files: Files, name: str, count: int) -> bytes:

@@ -89,7 +89,7 @@ class Spool:
                 self.counters,
                 self._logger,
             )
-            self._log.open()
+            past = self._log.open()
         except BaseException:
             self._files.close()
             raise
@@ -112,8 +112,8 @@ class Spool:
             self._logger,
             checkpoint_bytes,
         )
-        self._last_key = self._log.last_key
-        self._loader = Loader(self._log, self._index, self._lock, self._logger)
+        self._last_key = past.last_key
+        self._loader = Loader(self._log, past, self._index, self._lock, self._logger)
         if not lazy:
             self._load_all()
 
@@ -287,6 +287,7 @@ class Spool:
                 self._logger.error("spool: closed with records unwritten: %s", error)
             if self._loader.is_done:
                 self._saver.save(self._loader.is_covered)
+            self._loader.close()
             self._log.close()
             self._files.close()
 
