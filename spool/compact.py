@@ -19,7 +19,7 @@ from spool.index import Place
 
 #: Bytes read before what is needed of them is copied, in one commit with whatever else waits for
 #: it: what a writer may have to wait for besides.
-BITE_BYTES = 128 * 1024
+BITE_BYTES = 256 * 1024
 #: Seconds without another try after the disk refused a copy.
 _PAUSE_S = 10.0
 
