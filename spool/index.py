@@ -129,8 +129,7 @@ class Index:
         """
         kind, *content = block
         if kind == KEYS:
-            pairs = zip(*content, strict=True)
-            return [key for key, packed in pairs if self._admit_key(key, packed, present)]
+            return self._admit_keys(content[0], content[1], present)
         if kind == CHUNKS:
             for key, table in zip(*content, strict=True):
                 self._admit_chunks(key, table)
@@ -146,27 +145,47 @@ class Index:
         there = set(present)
         self._guards = {n: guarded & there for n, guarded in self._guards.items() if n in there}
 
-    def _admit_key(self, key: int, packed: bytes, present: Container[int]) -> bool:
-        put_in, _, _, size, amended_in = _KEY.unpack_from(packed)
-        early = self._early.pop(key, ())
-        newer = self._keys.get(key)
-        if newer is not None:
-            newer_in = _KEY.unpack_from(newer)[0]
-            if newer_in != put_in:
-                self._guards.setdefault(newer_in, set()).add(put_in)
-            return False
-        if put_in not in present:
-            return False
-        self._keys[key] = packed
-        self._charge(put_in, size)
-        if amended_in:
-            self._charge(amended_in, len(packed) - _KEY.size + _OVERHEAD)
-        for segment, record in early:
+    def _admit_keys(
+        self, keys: list[int], values: list[bytes], present: Container[int]
+    ) -> list[int]:
+        known, early, unpack = self._keys, self._early, _KEY.unpack_from
+        admitted = []
+        charges: dict[int, int] = {}
+        # A million keys go through here before a start is over: nothing is called for most.
+        for key, packed in zip(keys, values, strict=True):
+            put_in, _, _, size, amended_in = unpack(packed)
+            if key in known:
+                self._supersede(key, put_in)
+                continue
+            if put_in not in present:
+                continue
+            known[key] = packed
+            charges[put_in] = charges.get(put_in, 0) + size
+            if amended_in:
+                amended = len(packed) - _KEY.size + _OVERHEAD
+                charges[amended_in] = charges.get(amended_in, 0) + amended
+            admitted.append(key)
+        for segment, size in charges.items():
+            self._charge(segment, size)
+        if not early:
+            return admitted
+        for key in admitted:
+            self._catch_up(key)
+        return [key for key in admitted if key in known]
+
+    def _supersede(self, key: int, put_in: int) -> None:
+        """The PUT of `key` in the segment `put_in` is older than the one that is known."""
+        newer_in = _KEY.unpack_from(self._keys[key])[0]
+        if newer_in != put_in:
+            self._guards.setdefault(newer_in, set()).add(put_in)
+
+    def _catch_up(self, key: int) -> None:
+        """What was said of `key` before it was admitted."""
+        for segment, record in self._early.pop(key, ()):
             if type(record) is Amend:
                 self._amend(segment, record)
             elif (ended := self._keys.pop(key, None)) is not None:
                 self._end(segment, ended)
-        return key in self._keys
 
     def _admit_chunks(self, key: int, table: bytes) -> None:
         if key not in self._keys:

@@ -144,15 +144,16 @@ def test_questions_come_with_ttl_and_aliases_and_lives_are_within_bounds(
     told = asker.tell("c1.example", "--ip-family", "4")
     first, *others = told["questions"]
     assert first.pop("took_ms") >= 0
+    first["records"].sort()
     assert first == {
         "name": "c1.example",
         "kind": "MX",
         "found": "records",
         "ttl_s": 7.0,
         "aliases": ["d.example"],
-        "records": ["20 b.example", "10 a.example"],
+        "records": ["10 a.example", "20 b.example"],
     }
-    assert [(one["name"], one["kind"]) for one in others] == [
+    assert sorted((one["name"], one["kind"]) for one in others) == [
         ("a.example", "A"),
         ("b.example", "A"),
     ]
