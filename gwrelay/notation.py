@@ -34,6 +34,9 @@ class SmartHost(NamedTuple):
     port: int
     implicit_tls: bool = False
 
+    def __str__(self) -> str:
+        return f"{'tls:' if self.implicit_tls else ''}{Endpoint(self.host, self.port)}"
+
 
 class FreeSpace(NamedTuple):
     """How much of a disk must stay free: a share of it (0..1) or `size_bytes`; the other is 0."""

@@ -171,10 +171,10 @@ def test_lines_for_people(asker: Asker) -> None:
     assert lines[-1] == "no gateway was asked for its bad-host marks"
 
 
-def test_a_smart_host_in_the_settings_is_pointed_at(asker: Asker) -> None:
-    assert "but all mail goes to smart.example:587" in asker.say(
-        "d.example", "--smarthost", "smart.example:587"
-    )
+@pytest.mark.parametrize("smarthost", ["smart.example:587", "tls:smart.example:465"])
+def test_a_smart_host_in_the_settings_is_pointed_at(asker: Asker, smarthost: str) -> None:
+    said = asker.say("d.example", "--smarthost", smarthost)
+    assert f"but all mail goes to {smarthost}: --smarthost" in said
 
 
 def test_a_bad_setting_is_status_2(asker: Asker, capsys: pytest.CaptureFixture[str]) -> None:
