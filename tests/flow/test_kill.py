@@ -32,6 +32,34 @@ def test_every_message_answered_250_arrives_though_the_gateway_is_killed_again_a
         )
 
 
+def test_the_same_while_the_log_is_compacted_under_mail_that_stays(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    """Segments of a megabyte: most of what is in them is delivered at once, some has to wait."""
+    late = [f"late{n}@there.example" for n in range(40)]
+    for recipient in late:
+        peer.recipient(recipient, *["450 4.2.0 later"] * 4, "250 2.1.5 now")
+    options = ["--segment-size", "1M", "--compact-ratio", "0.3", "--retry", "1s"]
+    gateway = start_gateway("--smarthost", peer.spec, *options)
+    chance = random.Random()
+    moment = threading.Event()
+    with Load(gateway.port, threads=4, size=(4000, 20_000)) as load:
+        for n in range(ROUNDS):
+            for recipient in late[n * 8 : n * 8 + 8]:
+                content = b"Subject: late\r\n\r\n" + b"y" * 70 + b"\r\n" * 100
+                submit(gateway.port, "me@here.example", [recipient], content)
+            already = len(load.acknowledged)
+            gateway.wait_until(lambda n=already: len(load.acknowledged) > n + 100, "under load")
+            moment.wait(chance.uniform(0.0, 0.5))
+            gateway.kill()
+            gateway.start()
+            load.port = gateway.port
+        load.stop()
+        wanted = {*load.acknowledged, *late}
+        gateway.wait_until(lambda: wanted <= peer.arrived().keys(), "all of it", timeout=60)
+    assert "segments compacted" in gateway.log
+
+
 def test_deferred_mail_is_still_there_after_a_kill(start_gateway: StartGateway, peer: Peer) -> None:
     peer.once("RCPT", "450 4.2.0 later")
     gateway = start_gateway("--smarthost", peer.spec, "--retry", "1s")
