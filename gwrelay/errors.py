@@ -17,12 +17,15 @@ class ConnectionLost(GatewayError):
     """Our connection to a next hop broke, timed out, or spoke no SMTP.
 
     `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.
+    `is_ours` when this machine is the reason, not the host: no descriptor left, no such source
+    address.
     """
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: str, reason: str, *, is_ours: bool = False) -> None:
         super().__init__(f"{reason} (in {stage})")
         self.stage = stage
         self.reason = reason
+        self.is_ours = is_ours
 
 
 class AccountingError(GatewayError):

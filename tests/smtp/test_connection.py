@@ -107,8 +107,8 @@ def test_no_name_is_looked_up_for_a_connection(peer: Peer, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("banner", "code", "status", "spoiled"),
     [
-        ("554 5.7.1 go away", 554, "5.7.1", False),
-        ("450 4.3.2 later", 450, "4.3.2", False),
+        ("554 5.7.1 go away", 554, "5.7.1", True),
+        ("450 4.3.2 later", 450, "4.3.2", True),
         ("421 4.3.2 too busy", 421, "4.3.2", True),
         ("354 what", 354, "", True),
         ("220-hello\n220 there", 220, "", False),

@@ -289,12 +289,40 @@ def test_utf8_addresses_are_sent_as_utf8() -> None:
     assert commands_for(("SMTPUTF8",), sending)[1] == "RCPT TO:<jörg@dömäin.example>".encode()
 
 
+# -- 8-bit content for next hops that take none ---------------------------------------
+
+EIGHT_BIT = b"Subject: hi\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n"
+UNENCODABLE = b"Subject: Gr\xc3\xbc\xc3\x9fe\r\n\r\nhello\r\n"
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING", "SIZE"), ()])
+def test_8_bit_content_is_converted_for_those_who_do_not_take_it(
+    extensions: tuple[str, ...],
+) -> None:
+    sending = transaction(body="8BITMIME", content=[EIGHT_BIT[:14], EIGHT_BIT[14:]])
+    with Peer(extensions=extensions) as peer:
+        assert kinds(send(connect(peer), sending)) == [DELIVERED]
+    [arrival] = peer.messages
+    assert b"\r\n\r\nGr=C3=BC=C3=9Fe\r\n" in arrival.content
+    assert "8BITMIME" not in arrival.mail_parameters
+    if extensions:
+        assert arrival.mail_parameters == f"SIZE={len(arrival.content)}"
+
+
+def test_7_bit_content_goes_as_it_is_where_8bitmime_is_not_offered() -> None:
+    with Peer(extensions=()) as peer:
+        assert kinds(send(connect(peer), transaction())) == [DELIVERED]
+    assert peer.messages[0].content == CONTENT
+
+
 # -- what this next hop cannot take -------------------------------------------------------
 
 IMPOSSIBLE = [
     (("SIZE 100",), transaction(ONE, TWO, size_bytes=101), "5.3.4"),
-    (("SIZE",), transaction(ONE, TWO, body="8BITMIME"), "5.6.3"),
-    ((), transaction(ONE, TWO, body="8BITMIME"), "5.6.3"),
+    (("SIZE",), transaction(ONE, TWO, body="8BITMIME", content=[UNENCODABLE]), "5.6.3"),
+    ((), transaction(ONE, TWO, body="8BITMIME", content=[UNENCODABLE]), "5.6.3"),
+    ((), transaction(ONE, TWO, body="8BITMIME", size_bytes=9 * 1024 * 1024), "5.6.3"),
+    (("SIZE 60",), transaction(ONE, TWO, body="8BITMIME", content=[EIGHT_BIT]), "5.3.4"),
     (("8BITMIME",), transaction(ONE, TWO, smtputf8=True), "5.6.7"),
 ]
 
@@ -347,8 +375,9 @@ def test_each_recipient_has_the_outcome_of_its_own_reply(peer: Peer) -> None:
     [
         ("550 5.7.1 no", FAILED, False),
         ("451 4.3.0 later", DEFERRED, False),
-        ("501 5.5.4 syntax", FAILED, True),
-        ("555 5.5.4 what", FAILED, True),
+        ("501 5.5.4 syntax", DEFERRED, True),
+        ("555 5.5.4 what", DEFERRED, True),
+        ("501 5.1.7 no such sender", FAILED, False),
         ("421 4.3.2 bye", DEFERRED, True),
         ("354 eh", DEFERRED, True),
     ],
@@ -389,7 +418,8 @@ def test_a_refused_mail_stays_refused_when_they_hang_up_on_the_rest(
     [
         ("550 5.1.1 nobody", FAILED, False),
         ("452 4.5.3 too many", DEFERRED, False),
-        ("501 5.1.3 syntax", FAILED, True),
+        ("501 5.5.4 syntax", DEFERRED, True),
+        ("501 5.1.3 bad address", FAILED, False),
     ],
 )
 def test_when_all_are_refused_no_content_is_sent(
@@ -445,7 +475,7 @@ def test_a_lone_dot_that_breaks_changes_no_outcome() -> None:
         ("DATA", "554 5.7.1 no", FAILED, False),
         ("DATA", "451 4.3.0 later", DEFERRED, False),
         ("DATA", "421 4.3.2 bye", DEFERRED, True),
-        ("DATA", "503 5.5.1 order", FAILED, True),
+        ("DATA", "503 5.5.1 order", DEFERRED, True),
         ("DATA", "250 2.0.0 taken", DEFERRED, True),  # faults 116
         ("DATA", "355 eh", DEFERRED, True),
         (".", "554 5.7.1 spam", FAILED, False),
@@ -453,7 +483,7 @@ def test_a_lone_dot_that_breaks_changes_no_outcome() -> None:
         (".", "452 4.3.1 full", DEFERRED, False),
         (".", "421 4.3.2 bye", DEFERRED, True),
         (".", "354 more", DEFERRED, True),
-        (".", "555 5.5.4 what", FAILED, True),
+        (".", "500 5.5.2 what", DEFERRED, True),
     ],
 )
 def test_data_and_dot_speak_for_all_that_were_accepted(
