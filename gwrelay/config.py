@@ -19,6 +19,7 @@ from gwrelay.notation import (
     FreeSpace,
     HostRule,
     Network,
+    read_address,
     read_delays,
     read_duration,
     read_duration_range,
@@ -95,6 +96,7 @@ DURATION_RANGE = Kind(
 )
 DELAYS = Kind("DELAY[*N],...", read_delays, "write delays, like 1m,5m,10m,1h*2,4h", "s", True)
 SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
+ADDRESS = Kind("ADDR", read_address, "write one of our addresses, like 192.0.2.1 or 2001:db8::1")
 FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
 LISTENERS = Kind(
     "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
@@ -179,6 +181,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         POOL, "idle-timeout", DURATION, "10s", "Keep a session without mail open this long.")]
     connection_lifetime_s: Annotated[float, Setting(
         POOL, "connection-lifetime", TIMEOUT, "300s", "Begin nothing new in an older session.")]
+    pipelining: Annotated[str, Setting(
+        POOL, "pipelining", choice("yes", "no"), "yes",
+        "Where it is offered, send what need not wait for a reply without waiting.")]
+    rset_mode: Annotated[str, Setting(
+        POOL, "rset-mode", choice("auto", "always", "never"), "auto",
+        "Say RSET after what left a transaction open, before each further message, or never.")]
+    source: Annotated[str, Setting(
+        POOL, "source", ADDRESS, "", "Connect to next hops from this address of ours.")]
 
     retry_delays_s: Annotated[tuple[float, ...], Setting(
         RETRIES, "retry", DELAYS, "1m,5m,10m,20m,40m,1h*2,2h*4,4h",
@@ -189,6 +199,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         RETRIES, "lifetime", DURATION, "5d", "Give up on a message older than this: bounce it.")]
     bounce_lifetime_s: Annotated[float, Setting(
         RETRIES, "bounce-lifetime", DURATION, "1d", "Give up on a bounce older than this.")]
+    in_doubt: Annotated[str, Setting(
+        RETRIES, "in-doubt", choice("wait", "retry", "hold"), "wait",
+        "What to do when no reply to the final dot came, and the message may have been delivered: "
+        "wait and ask the same host first, retry as usual, or never send it again.")]
+    in_doubt_wait_s: Annotated[float, Setting(
+        RETRIES, "in-doubt-wait", DURATION, "15m", "Wait this long with what is in doubt.")]
     nxdomain: Annotated[str, Setting(
         RETRIES, "nxdomain", choice("bounce", "defer"), "bounce",
         "What to do with mail for a domain that does not exist.")]
@@ -250,6 +266,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         TIMEOUTS, "data-timeout", TIMEOUT, "120s", "For the reply to DATA.")]
     block_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "block-timeout", TIMEOUT, "180s", "For each block of content to be taken.")]
+    min_data_rate: Annotated[int, Setting(
+        TIMEOUTS, "min-data-rate", count(), "500",
+        "Bytes a second that content must be taken at, after the time for its first block.")]
     dot_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "dot-timeout", TIMEOUT, "600s",
         "For the reply to the final dot.  Shorter makes duplicates (RFC 5321 4.5.3.2.6).")]

@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import stat
 import threading
 import time
@@ -68,6 +69,8 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        if settings.source:
+            _check_source(settings.source)
         directory = _own_directory(settings.spool)
         self.events = EventLog(settings.events)
         try:
@@ -83,6 +86,8 @@ class Service:
                 settings.lifetime_s,
                 settings.bounce_lifetime_s,
                 settings.jitter_share,
+                settings.in_doubt,
+                settings.in_doubt_wait_s,
             ),
             hostname=settings.hostname,
             resident_bytes=settings.resident_bodies_bytes,
@@ -184,6 +189,11 @@ class Service:
             max_sessions=settings.mx_max_sessions,
             reply_max_bytes=settings.reply_max_bytes,
             smtp_port=settings.smtp_port,
+            source=settings.source,
+            min_data_rate=settings.min_data_rate,
+            pipelining=settings.pipelining == "yes",
+            rset_mode=settings.rset_mode,
+            in_doubt=settings.in_doubt,
         )
         smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
         return SmartHostESMTPRelayingManager(
@@ -212,6 +222,18 @@ class Service:
 def _sync_natively(descriptor: int) -> None:
     """fdatasync on a native thread: other greenlets go on while the disk works."""
     gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
+
+
+def _check_source(address: str) -> None:
+    """Raises ConfigError for an address that is not ours: no session could ever be opened."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.bind((address, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"--source {address}: {error.strerror or error}; give an address of this machine"
+        ) from error
 
 
 def _denied(settings: Settings) -> Denied:

@@ -65,6 +65,10 @@ class AttemptManager:
         """The relayer begins with `delivery`."""
         self.in_hand = delivery
 
+    def give_back(self, delivery: Delivery) -> None:
+        """The relayer took `delivery` from the site, and will not begin with it."""
+        self._queue.set_waiting(delivery)
+
     def notify_success(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]
     ) -> None:

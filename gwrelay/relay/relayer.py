@@ -9,7 +9,6 @@ schedules nor bounces: everything ends at its AttemptManager.
     ESMTPManagedRelayer   EHLO and what it offers; STARTTLS and AUTH when given
 """
 
-import logging
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +20,26 @@ from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
-from gwrelay.mx.candidates import Candidate, Plan
-from gwrelay.queue.delivery import Delivery
+from gwrelay.mx.candidates import Candidate
+from gwrelay.queue.delivery import Delivery, Doubt
 from gwrelay.relay.attempt import AttemptManager
+from gwrelay.relay.doubts import Doubts
+from gwrelay.relay.session import Hosts, RelayerSettings, SessionKeeper
 from gwrelay.smtp import transaction
-from gwrelay.smtp.connection import TIMEOUTS_S, Connection
+from gwrelay.smtp.connection import Connection
+from gwrelay.smtp.transaction import Transaction
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "Credentials",
+    "ESMTPManagedRelayer",
+    "ESMTPManagedRelayerFactory",
+    "Hosts",
+    "Mail",
+    "ManagedRelayerMixin",
+    "RelayerSettings",
+    "SMTPManagedRelayer",
+    "SMTPManagedRelayerFactory",
+]
 
 #: RFC 3463 3.4: no host of the destination could be asked at all.
 _NO_HOST = Reply(451, "4.4.1", "no host of the destination could be tried")
@@ -40,36 +52,6 @@ class Mail(Protocol):
 
     def get_message(self, message_id: int) -> Message: ...
     def get_content(self, message_id: int) -> Iterable[bytes]: ...
-
-
-class Hosts(Protocol):
-    """The hosts of one site as they are now: their plan, and their bad-host marks."""
-
-    def plan(self) -> Plan: ...
-    def mark_bad(self, candidate: Candidate) -> None: ...
-    def mark_good(self, candidate: Candidate) -> None: ...
-
-
-@dataclass(frozen=True)
-class RelayerSettings:
-    """What all relayers of a manager have in common."""
-
-    hostname: str = "localhost"
-    timeouts_s: Mapping[str, float] = field(default_factory=lambda: TIMEOUTS_S)
-    max_messages_per_connection: int = 100
-    recipients_per_message: int = 50
-    #: Seconds a session may be used in all.
-    connection_lifetime_s: float = 300.0
-    #: Seconds a session stays open without mail to carry.
-    idle_timeout_s: float = 10.0
-    #: Hosts that may refuse the same delivery in one attempt (Postfix: 2).
-    max_sessions: int = 2
-    #: Bytes of the longest reply that is read to its end.
-    reply_max_bytes: int = 64 * 1024
-    #: Where exchanges listen that were found by MX.
-    smtp_port: int = 25
-    #: Our address to connect from; "" leaves it to the system.
-    source: str = ""
 
 
 class ManagedRelayerMixin(ABC):
@@ -85,10 +67,16 @@ class ManagedRelayerMixin(ABC):
         self._hosts = hosts
         self._mail = mail
         self._settings = settings
-        self._connection: Connection | None = None
+        self._sessions = SessionKeeper(hosts, settings, self.greet)
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
+        self._doubts = Doubts((), hosts.find)
         self._batch: Sequence[int] = ()
+        self._candidate: Candidate | None = None
+        self._is_last_batch = False
+        #: Taken early, so that its envelope can go along with the final dot before it.
+        self._upcoming: Delivery | None = None
+        self._sent_ahead: Transaction | None = None
         #: Set from outside: finish the delivery in hand, then end.
         self.stopping = False
 
@@ -105,31 +93,35 @@ class ManagedRelayerMixin(ABC):
         finally:
             try:
                 self._break_off()
-                self._hang_up()
+                self._sessions.hang_up()
             finally:
                 self.attempts.notify_done(self)
 
     @property
     def is_past_final_dot(self) -> bool:
         """Whether the message in hand may have been accepted already."""
-        connection = self._connection
+        connection = self._sessions.connection
         return bool(self._batch) and connection is not None and connection.stage == outcome.DOT
 
     def _break_off(self) -> None:
         """Ended in the middle of a delivery, by a bug or by being stopped: without QUIT, which
         could pass for content.  What is known of it counts; only past the final dot is
         anything in doubt.  When nothing is known it stays in hand."""
+        if self._upcoming is not None:
+            upcoming, self._upcoming = self._upcoming, None
+            self.attempts.give_back(upcoming)
         delivery = self.attempts.in_hand
         if delivery is None:
             return
-        if self.is_past_final_dot and self._connection is not None:
+        if self.is_past_final_dot and self._candidate is not None:
             lost = ConnectionLost(outcome.DOT, "broken off by us")
-            verdict = outcome.of_loss(lost, self._connection.exchange, self._connection.address)
-            self._told |= dict.fromkeys(self._batch, verdict)
-        self._drop()
+            verdict = outcome.of_loss(lost, self._candidate.exchange, self._candidate.address)
+            self._note(dict.fromkeys(self._batch, verdict), self._candidate)
+        self._sessions.drop()
         if self._told:
             unknown = outcome.of_ours(outcome.CONNECT, _BROKEN_OFF)
             told = dict.fromkeys(delivery.recipients, unknown) | self._told
+            delivery.doubts = self._doubts.left()
             self.attempts.notify_failure(self, delivery, told)
 
     def relay(self, delivery: Delivery) -> None:
@@ -142,23 +134,50 @@ class ManagedRelayerMixin(ABC):
         except StoreFailed as error:
             self.attempts.notify_failure(self, delivery, _unreadable(delivery.recipients, error))
             return
+        doubts = self._doubts = Doubts(delivery.doubts, self._hosts.find)
+        if self._settings.in_doubt == "hold":
+            for doubt in delivery.doubts:
+                told |= dict.fromkeys(doubt.recipients, _held(doubt))
         unreached: Outcome | None = None
         sessions = 0
-        for candidate in self._candidates():
-            pending = [n for n in delivery.recipients if _may_ask_another(told.get(n))]
-            if not pending or sessions == self._settings.max_sessions:
+        for candidate in self._candidates(doubts.hosts):
+            if sessions == self._settings.max_sessions:
                 break
+            pending = [n for n in delivery.recipients if self._may_ask(candidate, n)]
+            if not pending:
+                continue
             passed_over = self._over(candidate, message, pending)
-            if passed_over is None:
-                sessions += 1
-            else:
+            doubts.tried(candidate)
+            if passed_over is not None:
                 unreached = passed_over
-        self._notify(delivery, told, unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST))
+            elif not all(_is_incapable(told[n]) for n in pending):
+                sessions += 1
+        self._notify(delivery, unreached)
 
-    def _notify(self, delivery: Delivery, told: Mapping[int, Outcome], unreached: Outcome) -> None:
-        if not told:
+    def _may_ask(self, candidate: Candidate, n: int) -> bool:
+        """Whether recipient `n` still wants an answer, and this host may be asked for it."""
+        verdict = self._told.get(n)
+        if verdict is not None and verdict.kind is not Kind.DEFERRED:
+            return _is_incapable(verdict)
+        if verdict is not None and verdict.in_doubt and self._settings.in_doubt == "hold":
+            return False
+        return self._doubts.may_ask(candidate, n)
+
+    def _notify(self, delivery: Delivery, unreached: Outcome | None) -> None:
+        """Tell how the attempt at `delivery` ended; `unreached` is why a host was passed over."""
+        told = self._told
+        if unreached is not None:
+            # That host might have been capable of what the others were not.
+            for n, verdict in told.items():
+                if _is_incapable(verdict):
+                    told[n] = verdict._replace(kind=Kind.DEFERRED)
+        unreached = unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST)
+        if not told and not unreached.is_ours:
             self.attempts.notify_no_connection(self, delivery, unreached)
-        elif all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
+            return
+        told = dict.fromkeys(delivery.recipients, unreached) | told
+        delivery.doubts = self._doubts.left()
+        if all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
             self.attempts.notify_success(self, delivery, told)
         else:
             self.attempts.notify_failure(self, delivery, told)
@@ -166,19 +185,26 @@ class ManagedRelayerMixin(ABC):
     def _next(self) -> Delivery | None:
         if self.stopping:
             return None
-        kept = self._connection is not None and self._may_be_kept(self._connection)
+        upcoming, self._upcoming = self._upcoming, None
+        if upcoming is not None:
+            return upcoming
+        kept = self._sessions.may_be_kept
         return self.attempts.site.take(self._settings.idle_timeout_s if kept else 0.0)
 
-    def _candidates(self) -> Sequence[Candidate]:
-        """The present plan; the session we have goes first if its host is as good as any."""
+    def _candidates(self, first: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The present plan, `first` before all others; the session we have comes next if its
+        host is as good as any."""
         candidates = self._hosts.plan().candidates
-        current = self._connection
-        if current is None:
+        if first:
+            return (*first, *(c for c in candidates if c not in first))
+        if self._sessions.connection is None:
             return candidates
         for candidate in candidates:
             if candidate.preference != candidates[0].preference:
                 break
-            if self._leads_to(current, candidate):
+            if self._sessions.leads_to(candidate):
+                if candidate is candidates[0]:
+                    return candidates
                 return (candidate, *(c for c in candidates if c is not candidate))
         return candidates
 
@@ -189,39 +215,47 @@ class ManagedRelayerMixin(ABC):
         waiting = list(pending)
         while waiting:
             batch = waiting[: self._settings.recipients_per_message]
-            self._batch = batch
+            self._batch, self._candidate = batch, candidate
+            self._is_last_batch = len(batch) == len(waiting)
             answer = self._transact(candidate, message, batch)
             self._batch = ()
             if isinstance(answer, Outcome):
                 if len(waiting) == len(pending):
                     return answer
-                self._told |= dict.fromkeys(waiting, answer)
+                self._note(dict.fromkeys(waiting, answer), candidate)
                 return None
             again = _too_many_at_once(batch, answer)
             waiting = again + waiting[len(batch) :]
-            self._told |= {n: answer[n] for n in batch if n not in again}
+            for n in again:
+                del answer[n]
+            self._note(answer, candidate)
         return None
+
+    def _note(self, answer: Mapping[int, Outcome], candidate: Candidate) -> None:
+        """What `candidate` said.  That it is not capable of the message is its last word only
+        as long as no other has put the message off."""
+        told = self._told
+        for n, verdict in answer.items():
+            if not (_is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
+                told[n] = verdict
+                self._doubts.note(n, verdict, candidate)
 
     def _transact(
         self, candidate: Candidate, message: Message, batch: Sequence[int]
     ) -> dict[int, Outcome] | Outcome:
         """One transaction.  A kept session found broken is replaced once, at no charge."""
-        envelope = message.envelope
-        sending = transaction.Transaction(
-            envelope,
-            [envelope.recipients[n] for n in batch],
-            message.size_bytes,
-            self._mail.get_content(message.id),
-        )
+        sending, self._sent_ahead = self._sent_ahead, None
+        if sending is None:
+            sending = self._transaction(message, batch)
         while True:
-            connection = self._session(candidate)
+            connection = self._sessions.open(candidate)
             if isinstance(connection, Outcome):
                 return connection
             was_kept = connection.transactions > 0
             try:
-                told = transaction.send(connection, sending)
+                told = transaction.send(connection, sending, self._before_dot)
             except ConnectionLost as lost:
-                self._drop()
+                self._sessions.drop()
                 if was_kept:
                     continue
                 verdict = outcome.of_loss(lost, candidate.exchange, candidate.address)
@@ -229,74 +263,47 @@ class ManagedRelayerMixin(ABC):
             except StoreFailed as error:
                 # Half of the content may be out: only breaking off keeps the other end
                 # from taking it for the whole.
-                self._drop()
+                self._sessions.drop()
                 return _unreadable(batch, error)
             self._hosts.mark_good(candidate)
             return dict(zip(batch, told, strict=True))
 
-    def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
-        port = candidate.port or self._settings.smtp_port
-        return connection.address == candidate.address and connection.port == port
-
-    def _session(self, candidate: Candidate) -> Connection | Outcome:
-        """The session we have, if it may carry another message there, or a new one."""
-        current = self._connection
-        if current is not None:
-            if (
-                self._leads_to(current, candidate)
-                and self._may_be_kept(current)
-                and current.is_quiet()
-            ):
-                return current
-            self._hang_up()
-        return self._open(candidate)
-
-    def _may_be_kept(self, connection: Connection) -> bool:
-        """Whether it may carry another message, as far as we are concerned."""
-        settings = self._settings
-        return (
-            not connection.spoiled
-            and connection.is_open
-            and connection.transactions < settings.max_messages_per_connection
-            and connection.age_s < settings.connection_lifetime_s
+    def _transaction(self, message: Message, batch: Sequence[int]) -> Transaction:
+        envelope = message.envelope
+        recipients = [envelope.recipients[n] for n in batch]
+        return Transaction(
+            envelope, recipients, message.size_bytes, self._mail.get_content(message.id)
         )
 
-    def _open(self, candidate: Candidate) -> Connection | Outcome:
-        """Connect and greet.  A host that cannot be reached, or says "not now", is marked bad;
-        one that says "never" is alive, and only passed over (RFC 5321 3.1)."""
-        settings = self._settings
-        connection = Connection(
-            settings.hostname,
-            timeouts_s=settings.timeouts_s,
-            reply_max_bytes=settings.reply_max_bytes,
-            source=settings.source,
-        )
-        self._connection = connection
+    def _before_dot(self, accepted: int) -> Transaction | None:
+        """What goes along with the final dot: the envelope of the next delivery, where that one
+        would have to wait for this session anyway."""
+        site, connection = self.attempts.site, self._sessions.connection
+        if (
+            connection is None
+            or accepted < len(self._batch)
+            or not self._is_last_batch
+            or self.stopping
+            or self._settings.rset_mode == "always"
+            # One message must have gone well: a server that answers a dot twice shows it then.
+            or connection.transactions < 2
+            or not connection.may_pipeline
+            or not self._sessions.may_be_kept
+            or not site.is_full
+        ):
+            return None
+        delivery = self._upcoming = site.take(0.0)
+        if delivery is None or delivery.doubts:
+            return None
         try:
-            port = candidate.port or settings.smtp_port
-            reply = connection.open(candidate.address, port, candidate.exchange)
-            if reply.is_positive:
-                reply = self.greet(connection)
-            if reply.is_positive:
-                return connection
-            told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
-        except ConnectionLost as lost:
-            told = outcome.of_loss(lost, candidate.exchange, candidate.address)
-        logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if not told.reply.is_permanent:
-            self._hosts.mark_bad(candidate)
-        self._hang_up()
-        return told
-
-    def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.quit()
-            self._connection = None
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+            message = self._mail.get_message(delivery.message_id)
+        except StoreFailed:
+            return None  # its own attempt will say so
+        batch = delivery.recipients[: self._settings.recipients_per_message]
+        sending = self._transaction(message, batch)
+        if transaction.fits(connection, sending):
+            self._sent_ahead = sending
+        return self._sent_ahead
 
 
 class SMTPManagedRelayer(ManagedRelayerMixin):
@@ -386,19 +393,27 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
         )
 
 
-def _may_ask_another(verdict: Outcome | None) -> bool:
-    """Whether another host may be asked about this recipient in the same attempt.
+def _is_incapable(verdict: Outcome) -> bool:
+    """Our own no, for want of an extension or of size: another host may have it."""
+    return verdict.kind is Kind.FAILED and not verdict.heard
 
-    Not when it is in doubt: another host would surely deliver it a second time.
-    """
-    return verdict is None or (verdict.kind is Kind.DEFERRED and not verdict.in_doubt)
+
+def _held(doubt: Doubt) -> Outcome:
+    """What becomes of a recipient in doubt that nobody is to be asked about again."""
+    lost = ConnectionLost(outcome.DOT, "held, not tried again")
+    return outcome.of_loss(lost, doubt.exchange, doubt.address)
 
 
 def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
     """Those refused only for being too many in one transaction: they go in the next one, at
     once (RFC 5321 4.5.3.1.10), provided that this one took some."""
-    refused = [n for n in batch if told[n].reply.code == 452 and told[n].reply.status == "4.5.3"]
-    refused = [n for n in refused if told[n].stage == outcome.RCPT]
+    refused = [
+        n
+        for n in batch
+        if told[n].stage == outcome.RCPT
+        and told[n].reply.code == 452
+        and told[n].reply.status in ("", "4.5.3")
+    ]
     return refused if len(refused) < len(batch) else []
 
 

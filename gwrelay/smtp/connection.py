@@ -16,6 +16,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from gwrelay.errors import ConnectionLost
 from gwrelay.message import outcome
@@ -186,11 +187,14 @@ class Connection:
         reply_max_bytes: int = 64 * 1024,
         source: str = "",
         min_data_rate: float = MIN_DATA_RATE,
+        pipelining: bool = True,
     ) -> None:
         self._client = _Client(local_hostname, timeouts_s, reply_max_bytes)
         self._source = source
         self._block_s = timeouts_s[outcome.CONTENT]
-        self._min_data_rate = min_data_rate
+        #: Bytes a second that content must be taken at.
+        self.min_data_rate = min_data_rate
+        self._pipelining = pipelining
         self._opened_at = time.monotonic()
         self.exchange = ""
         self.address = ""
@@ -269,11 +273,13 @@ class Connection:
         return extension in self._client.esmtp_features
 
     @property
+    def may_pipeline(self) -> bool:
+        return self._pipelining and "pipelining" in self._client.esmtp_features
+
+    @property
     def size_limit_bytes(self) -> int:
         """What SIZE announces (RFC 1870 4); 0 when it names no limit."""
-        announced = str(self._client.esmtp_features.get("size", "")).strip()
-        # At most 20 digits (RFC 1870 4): int() refuses thousands of them by ValueError.
-        return int(announced) if re.fullmatch("[0-9]{1,20}", announced) else 0
+        return _size_limit_bytes(self._client.esmtp_features.get("size", ""))
 
     def command(self, stage: str, line: bytes) -> Reply:
         self.send(stage, line)
@@ -293,7 +299,7 @@ class Connection:
         client.stage = outcome.CONTENT
         within_s = self._block_s
         if sent_bytes:
-            allowed_s = within_s + (sent_bytes + len(octets)) / self._min_data_rate
+            allowed_s = within_s + (sent_bytes + len(octets)) / self.min_data_rate
             within_s = min(within_s, began + allowed_s - time.monotonic())
         if within_s <= 0:
             self.close()
@@ -348,6 +354,13 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return self._client.sock is not None
+
+
+@lru_cache(maxsize=64)
+def _size_limit_bytes(announced: str) -> int:
+    """At most 20 digits (RFC 1870 4): int() refuses thousands of them by ValueError."""
+    announced = announced.strip()
+    return int(announced) if re.fullmatch("[0-9]{1,20}", announced) else 0
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -39,12 +39,13 @@ class Transaction(NamedTuple):
     content: Iterable[bytes]
 
 
-#: Asked when all but the last block of content is gone: from here on the message may be
-#: delivered.  What it returns goes along with the final dot, and must be the next to be sent.
-BeforeDot = Callable[[], Transaction | None]
+#: Told when all but the last block of content is gone, with the number of recipients accepted:
+#: from here on they may be delivered.  What it returns goes along with the final dot, and must be
+#: the next to be sent over the session.
+BeforeDot = Callable[[int], Transaction | None]
 
 
-def _alone() -> None:
+def _alone(accepted: int) -> None:
     """Nothing goes along with the final dot."""
 
 
@@ -65,7 +66,7 @@ def send(
     if connection.needs_rset:
         _reset(connection)
     connection.transactions += 1
-    if connection.offers("pipelining"):
+    if connection.may_pipeline:
         outcomes = _pipelined(connection, fitting, before_dot)
     else:
         outcomes = _in_lockstep(connection, fitting, before_dot)
@@ -230,24 +231,23 @@ def _data(
     before_dot: BeforeDot,
 ) -> None:
     """`outcomes` has None for those whose RCPT was accepted; fills these."""
-    wanted = None in outcomes
+    accepted = outcomes.count(None)
     if go_ahead.code == 354:
-        if wanted:
-            _send_content(connection, transaction.content, before_dot)
-        else:
-            # All recipients refused, and still a go-ahead: an empty message reaches nobody
-            # (RFC 2920 3.1).
-            _send_content(connection, (), _alone)
+        # All recipients refused, and still a go-ahead: an empty message reaches nobody
+        # (RFC 2920 3.1).
+        _send_content(connection, transaction.content if accepted else (), accepted, before_dot)
         final = connection.read(outcome.DOT)
         connection.needs_rset = False
         stage = outcome.DOT
     else:
         final, stage = go_ahead, outcome.DATA
-    if wanted:
+    if accepted:
         _fill(outcomes, _judged(connection, stage, final))
 
 
-def _send_content(connection: Connection, pieces: Iterable[bytes], before_dot: BeforeDot) -> None:
+def _send_content(
+    connection: Connection, pieces: Iterable[bytes], accepted: int, before_dot: BeforeDot
+) -> None:
     """Content and final dot.  A send that fails did not send the dot: nothing is in doubt."""
     sent_bytes, began = 0, time.monotonic()
     try:
@@ -255,7 +255,7 @@ def _send_content(connection: Connection, pieces: Iterable[bytes], before_dot: B
             # What is said meanwhile must not count as the answer to the dot.
             if sent_bytes and not connection.is_quiet():
                 raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
-            ahead = before_dot() if is_last else None
+            ahead = before_dot(accepted) if is_last and accepted else None
             if ahead is None:
                 connection.send_block(block, began, sent_bytes)
                 sent_bytes += len(block)

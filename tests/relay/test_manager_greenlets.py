@@ -285,9 +285,10 @@ def test_stop_past_the_final_dot_leaves_it_in_doubt() -> None:
             [end] = relay.ends
             assert end.told[0].in_doubt
             assert end.told[0].address == ONE
+            assert relay.manager.in_doubt == 1
             relay.queue.close()
             again = new_queue(SpoolStore(open_spool(directory)), relay.clock)
-            relay.set_clock.advance(60)
+            relay.set_clock.advance(900)
             assert [d.attempts for d in again.get_waiting()] == [1]
         """)
     assert "1 of them past the final dot" in said

@@ -88,9 +88,9 @@ REFUSED = {
     "a header field": b"Subject: Gr\xc3\xbc\xc3\x9fe\r\n\r\nhello\r\n",
     "a header field of a part": MIXED.replace(b"boundary=", b"x=\xe4; boundary="),
     "between the parts": MIXED.replace(b"\r\n\r\n--b", "\r\n\r\nGrüße\r\n--b".encode(), 1),
-    "a multipart without boundary": b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed\r\n\r\n\xe4\r\n",
-    "a partial message": b"MIME-Version: 1.0\r\nContent-Type: message/partial\r\n\r\n\xe4\r\n",
-    "a part that claims base64": b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: base64\r\n\r\n\xe4\r\n",
+    "a multipart without boundary": b"Content-Type: multipart/mixed\r\n\r\n\xe4\r\n",
+    "a partial message": b"Content-Type: message/partial\r\n\r\n\xe4\r\n",
+    "a part that claims base64": b"Content-Transfer-Encoding: base64\r\n\r\n\xe4\r\n",
     "a bomb": b"".join(
         b'Content-Type: multipart/mixed; boundary="%d"\r\n\r\n--%d\r\n' % (n, n)
         for n in range(3000)

@@ -11,7 +11,7 @@ from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from gwrelay.smtp.transaction import BLOCK_BYTES, Transaction, send
-from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer
+from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer, Slow
 
 MX = "mx.peer.example"
 SENDER = "a@b.example"
@@ -629,6 +629,18 @@ def test_a_peer_that_stops_reading_ends_at_the_time_of_a_block(peer: Peer) -> No
     assert time.monotonic() - started < SOON_S
     assert (told[0].stage, told[0].in_doubt) == ("content", False)
     assert "timed out" in told[0].reply.text
+
+
+def test_content_that_is_taken_too_slowly_ends_though_each_block_is_in_time(
+    offering: Peer,
+) -> None:
+    """The peer reads a little now and then, for ever."""
+    offering.once("DATA", ("354 go on", Slow(0.02, 64 * 1024)))
+    made = connect(offering, content=0.5)
+    made.min_data_rate = 50_000_000.0
+    told = send(made, transaction(content=[LARGE_PIECE] * 40, size_bytes=40 * len(LARGE_PIECE)))
+    assert (told[0].stage, told[0].in_doubt) == ("content", False)
+    assert kinds(told) == [DEFERRED]
 
 
 def test_a_reply_to_the_dot_that_trickles_ends_in_doubt(peer: Peer) -> None:

@@ -66,8 +66,8 @@ def nobody_listens() -> Place:
     return found
 
 
-def new_queue(store: Store, clock: Callable[[], float]) -> Queue:
-    return Queue(store, retry=RETRY, hostname="gw.test", clock=clock, chance=lambda: 0.5)
+def new_queue(store: Store, clock: Callable[[], float], retry: RetryPolicy = RETRY) -> Queue:
+    return Queue(store, retry=retry, hostname="gw.test", clock=clock, chance=lambda: 0.5)
 
 
 def new_calculator(resolver: TableResolver, clock: Callable[[], float]) -> MXCalculator:
@@ -78,7 +78,10 @@ def new_calculator(resolver: TableResolver, clock: Callable[[], float]) -> MXCal
 
 
 class Rig:
-    """One site with `places`, the most preferred first, and relayers that run right here."""
+    """One site with `places`, the most preferred first, and relayers that run right here.
+
+    `limit` is the most sessions the site may have.
+    """
 
     def __init__(
         self,
@@ -86,10 +89,13 @@ class Rig:
         factory: SMTPManagedRelayerFactory | None = None,
         store: Store | None = None,
         equal: bool = False,
+        limit: int = 20,
         **settings: object,
     ) -> None:
         self.clock = SetClock()
+        self.began = self.clock.now
         self.store = store or MemoryStore()
+        self._retry = RETRY._replace(in_doubt=str(settings.get("in_doubt", "wait")))
         self.restart()
         self.calculator = new_calculator(TableResolver({}), self.clock)
         self.hosts = SiteHosts(self.calculator, "")
@@ -97,7 +103,7 @@ class Rig:
             Exchange(0 if equal else n, f"mx{n}.test", (address,), port)
             for n, (address, port) in enumerate(map(_address, places))
         )
-        self.site = Site("key", "mx.test", 20, self.hosts)
+        self.site = Site("key", "mx.test", limit, self.hosts)
         settings = {"hostname": "gw.test", "idle_timeout_s": 0.0, **settings}
         self.factory = factory or ESMTPManagedRelayerFactory(RelayerSettings(**settings))
         self.ends: list[End] = []
@@ -106,7 +112,7 @@ class Rig:
 
     def restart(self) -> None:
         """A new queue on what the store has."""
-        self.queue = new_queue(self.store, self.clock)
+        self.queue = new_queue(self.store, self.clock, self._retry)
 
     def new_attempts(self) -> AttemptManager:
         return AttemptManager(
