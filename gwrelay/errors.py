@@ -17,15 +17,15 @@ class ConnectionLost(GatewayError):
     """Our connection to a next hop broke, timed out, or spoke no SMTP.
 
     `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.
-    `is_ours` when this machine is the reason, not the host: no descriptor left, no such source
-    address.
+    `ours`: we lack something (descriptors, memory, ports, the source address), which says nothing
+    about the host.
     """
 
-    def __init__(self, stage: str, reason: str, *, is_ours: bool = False) -> None:
+    def __init__(self, stage: str, reason: str, *, ours: bool = False) -> None:
         super().__init__(f"{reason} (in {stage})")
         self.stage = stage
         self.reason = reason
-        self.is_ours = is_ours
+        self.ours = ours
 
 
 class AccountingError(GatewayError):

@@ -134,7 +134,7 @@ class Outcome(NamedTuple):
     exchange: str = ""
     address: str = ""
     #: This machine failed, not the host: no descriptor left, no such source address.
-    is_ours: bool = False
+    ours: bool = False
 
 
 def judge(stage: str, reply: Reply) -> Kind:
@@ -151,13 +151,11 @@ def of_loss(lost: ConnectionLost, exchange: str = "", address: str = "") -> Outc
     """A connection that broke: deferred always, and in doubt once the dot was sent."""
     in_doubt = verdict_on_loss(lost.stage).in_doubt
     text = f"{lost} - possible duplicate" if in_doubt else str(lost)
-    if lost.is_ours:
+    if lost.ours:
         reply = Reply(451, "4.3.0", text)
     else:
         reply = Reply(421, "4.4.1" if lost.stage == CONNECT else "4.4.2", text)
-    return Outcome(
-        Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address, lost.is_ours
-    )
+    return Outcome(Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address, lost.ours)
 
 
 def of_ours(stage: str, reply: Reply) -> Outcome:

@@ -79,6 +79,10 @@ class SiteHosts:
                 return Candidate(exchange.name, address, port, exchange.preference)
         return None
 
+    def is_bad(self, candidate: Candidate) -> bool:
+        address, port = candidate.address, candidate.port
+        return self._calculator.bad_until(address, self._source, port) > 0.0
+
     def mark_bad(self, candidate: Candidate) -> None:
         self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
 

@@ -67,7 +67,7 @@ class ManagedRelayerMixin(ABC):
         self._hosts = hosts
         self._mail = mail
         self._settings = settings
-        self._sessions = SessionKeeper(hosts, settings, self.greet)
+        self._sessions = SessionKeeper(hosts, settings, self)
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
         self._doubts = Doubts((), hosts.find)
@@ -83,6 +83,19 @@ class ManagedRelayerMixin(ABC):
     @abstractmethod
     def greet(self, connection: Connection) -> Reply:
         """Introduce ourselves after the banner.  A reply that is not positive ends it."""
+
+    def connect(self, connection: Connection, candidate: Candidate) -> Reply:
+        """The banner."""
+        port = candidate.port or self._settings.smtp_port
+        return connection.open(candidate.address, port, candidate.exchange)
+
+    def suits(self, connection: Connection, candidate: Candidate) -> bool:
+        """Whether a kept session is protected as the delivery in hand demands."""
+        return True
+
+    def begin(self, candidate: Candidate) -> Connection | Outcome:
+        """A new session with `candidate`, or why there is none."""
+        return self._sessions.begin(candidate)
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
@@ -172,7 +185,7 @@ class ManagedRelayerMixin(ABC):
                 if _is_incapable(verdict):
                     told[n] = verdict._replace(kind=Kind.DEFERRED)
         unreached = unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST)
-        if not told and not unreached.is_ours:
+        if not told and not unreached.ours:
             self.attempts.notify_no_connection(self, delivery, unreached)
             return
         told = dict.fromkeys(delivery.recipients, unreached) | told
@@ -193,7 +206,7 @@ class ManagedRelayerMixin(ABC):
 
     def _candidates(self, first: Sequence[Candidate]) -> Sequence[Candidate]:
         """The present plan, `first` before all others; the session we have comes next if its
-        host is as good as any."""
+        host is unmarked, and preferred as much as any."""
         candidates = self._hosts.plan().candidates
         if first:
             return (*first, *(c for c in candidates if c not in first))
@@ -203,7 +216,7 @@ class ManagedRelayerMixin(ABC):
             if candidate.preference != candidates[0].preference:
                 break
             if self._sessions.leads_to(candidate):
-                if candidate is candidates[0]:
+                if candidate is candidates[0] or self._hosts.is_bad(candidate):
                     return candidates
                 return (candidate, *(c for c in candidates if c is not candidate))
         return candidates
@@ -248,7 +261,7 @@ class ManagedRelayerMixin(ABC):
         if sending is None:
             sending = self._transaction(message, batch)
         while True:
-            connection = self._sessions.open(candidate)
+            connection = self._sessions.take(candidate) or self.begin(candidate)
             if isinstance(connection, Outcome):
                 return connection
             was_kept = connection.transactions > 0

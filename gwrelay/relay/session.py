@@ -6,7 +6,7 @@ meanwhile is noticed before it can cost anybody an attempt.
 """
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,27 +56,41 @@ class Hosts(Protocol):
 
     def plan(self) -> Plan: ...
     def find(self, address: str, port: int) -> Candidate | None: ...
+    def is_bad(self, candidate: Candidate) -> bool: ...
     def mark_bad(self, candidate: Candidate) -> None: ...
     def mark_good(self, candidate: Candidate) -> None: ...
 
 
+class Introduction(Protocol):
+    """How a kind of relayer makes sessions."""
+
+    def connect(self, connection: Connection, candidate: Candidate) -> Reply:
+        """Connect, and read the banner."""
+
+    def greet(self, connection: Connection) -> Reply:
+        """What follows the banner.  A reply that is not positive ends the session."""
+
+    def suits(self, connection: Connection, candidate: Candidate) -> bool:
+        """Whether a kept session is protected, and authenticated, as is demanded now."""
+
+
 class SessionKeeper:
-    """At most one session at a time.
+    """At most one session at a time."""
 
-    `greet` introduces us after the banner; a reply of its that is not positive ends the session.
-    """
-
-    def __init__(
-        self, hosts: Hosts, settings: RelayerSettings, greet: Callable[[Connection], Reply]
-    ) -> None:
+    def __init__(self, hosts: Hosts, settings: RelayerSettings, ours: Introduction) -> None:
         self._hosts = hosts
         self._settings = settings
-        self._greet = greet
-        self._key: Hashable = None
+        self._ours = ours
         self.connection: Connection | None = None
 
-    def leads_to(self, candidate: Candidate, terms: Hashable = None) -> bool:
-        return self.connection is not None and self._key == self._key_of(candidate, terms)
+    def leads_to(self, candidate: Candidate) -> bool:
+        """Whether the session we have is one with this host."""
+        connection = self.connection
+        return (
+            connection is not None
+            and connection.address == candidate.address
+            and connection.port == (candidate.port or self._settings.smtp_port)
+        )
 
     @property
     def may_be_kept(self) -> bool:
@@ -91,19 +105,48 @@ class SessionKeeper:
             and connection.age_s < settings.connection_lifetime_s
         )
 
-    def open(self, candidate: Candidate, terms: Hashable = None) -> Connection | Outcome:
-        """The session we have, if it may carry another message there, or a new one.
+    def take(self, candidate: Candidate) -> Connection | None:
+        """The session we have, if it may carry another message there; else it is ended."""
+        connection = self.connection
+        if connection is None:
+            return None
+        if self.leads_to(candidate) and self._is_usable(connection, candidate):
+            return connection
+        self.hang_up()
+        return None
 
-        `terms` are the TLS level and credentials it is used under.  A host that cannot be
-        reached, or does not greet us, is marked as the table of verdicts says.
+    def begin(self, candidate: Candidate) -> Connection | Outcome:
+        """A new session, or why there is none.
+
+        A host that cannot be reached, or does not greet us, is marked as the table of verdicts
+        says.
         """
-        current = self.connection
-        if current is not None:
-            if self.leads_to(candidate, terms) and self._is_usable(current):
-                return current
-            self.hang_up()
-        self._key = self._key_of(candidate, terms)
-        return self._open(candidate)
+        settings = self._settings
+        connection = self.connection = Connection(
+            settings.hostname,
+            timeouts_s=settings.timeouts_s,
+            reply_max_bytes=settings.reply_max_bytes,
+            source=settings.source,
+            min_data_rate=settings.min_data_rate,
+            pipelining=settings.pipelining,
+        )
+        exchange, address = candidate.exchange, candidate.address
+        try:
+            reply = self._ours.connect(connection, candidate)
+            if reply.is_positive:
+                reply = self._ours.greet(connection)
+            if reply.is_positive:
+                return connection
+            told = outcome.of_reply(connection.stage, reply, exchange, address)
+            verdict = outcome.verdict_on(connection.stage, reply)
+        except ConnectionLost as lost:
+            told = outcome.of_loss(lost, exchange, address)
+            verdict = outcome.verdict_on_loss(lost.stage)
+        logger.info("%s[%s]: %s", exchange, address, told.reply)
+        if verdict.host is Host.BAD and not told.ours:
+            self._hosts.mark_bad(candidate)
+        self.hang_up()
+        return told
 
     def hang_up(self) -> None:
         if self.connection is not None:
@@ -116,11 +159,9 @@ class SessionKeeper:
             self.connection.close()
             self.connection = None
 
-    def _key_of(self, candidate: Candidate, terms: Hashable) -> Hashable:
-        port = candidate.port or self._settings.smtp_port
-        return self._settings.source, candidate.address, port, terms
-
-    def _is_usable(self, connection: Connection) -> bool:
+    def _is_usable(self, connection: Connection, candidate: Candidate) -> bool:
+        if not self._ours.suits(connection, candidate):
+            return False
         if connection.sent_ahead is not None:
             return connection.is_open  # what waits in the socket is what we wait for
         if not (self.may_be_kept and connection.is_quiet()):
@@ -128,32 +169,3 @@ class SessionKeeper:
         if self._settings.rset_mode == "always":
             connection.needs_rset = True
         return True
-
-    def _open(self, candidate: Candidate) -> Connection | Outcome:
-        settings = self._settings
-        connection = self.connection = Connection(
-            settings.hostname,
-            timeouts_s=settings.timeouts_s,
-            reply_max_bytes=settings.reply_max_bytes,
-            source=settings.source,
-            min_data_rate=settings.min_data_rate,
-            pipelining=settings.pipelining,
-        )
-        exchange, address = candidate.exchange, candidate.address
-        try:
-            port = candidate.port or settings.smtp_port
-            reply = connection.open(address, port, exchange)
-            if reply.is_positive:
-                reply = self._greet(connection)
-            if reply.is_positive:
-                return connection
-            told = outcome.of_reply(connection.stage, reply, exchange, address)
-            verdict = outcome.verdict_on(connection.stage, reply)
-        except ConnectionLost as lost:
-            told = outcome.of_loss(lost, exchange, address)
-            verdict = outcome.verdict_on_loss(lost.stage)
-        logger.info("%s[%s]: %s", exchange, address, told.reply)
-        if verdict.host is Host.BAD and not told.is_ours:
-            self._hosts.mark_bad(candidate)
-        self.hang_up()
-        return told

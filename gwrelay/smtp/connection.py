@@ -47,15 +47,12 @@ RECEIVE_BYTES = 16 * 1024
 #: one byte now and then would hold a session for days.
 MIN_DATA_RATE = 500
 
-#: What fails a connect for want of something on this machine.
-_OUR_ERRORS = frozenset(
+#: Why no connection can begin that is nothing about the other end: no descriptor, no memory, no
+#: free port.
+_OURS = frozenset(
     (
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOBUFS,
-        errno.ENOMEM,
-        errno.EADDRNOTAVAIL,
-        errno.EADDRINUSE,
+        *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
+        *(errno.EADDRNOTAVAIL, errno.EADDRINUSE),
     )
 )
 
@@ -87,8 +84,8 @@ class _Client(smtplib.SMTP):
             sock.connect((address, port))
         except OSError as error:
             self.close()
-            is_ours = error.errno in _OUR_ERRORS
-            raise ConnectionLost(outcome.CONNECT, _reason(error), is_ours=is_ours) from error
+            ours = error.errno in _OURS
+            raise ConnectionLost(outcome.CONNECT, _reason(error), ours=ours) from error
 
     def _bind(self, sock: socket.socket, source: str) -> None:
         """Whatever is wrong with our own address, the host has no part in it."""
@@ -97,7 +94,7 @@ class _Client(smtplib.SMTP):
         except OSError as error:
             self.close()
             reason = f"cannot connect from {source}: {_reason(error)}"
-            raise ConnectionLost(outcome.CONNECT, reason, is_ours=True) from error
+            raise ConnectionLost(outcome.CONNECT, reason, ours=True) from error
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s

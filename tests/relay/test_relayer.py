@@ -443,6 +443,20 @@ def test_the_session_at_hand_is_preferred_among_equal_hosts(peer: Peer, second: 
     assert peer.connections + second.connections == 1
 
 
+def test_a_session_with_an_equal_host_that_is_marked_meanwhile_is_left(
+    peer: Peer, second: Peer
+) -> None:
+    rig = Rig(peer, second, equal=True)
+    relayer = rig.new_relayer()
+    one, other = rig.add(*many(2))
+    relayer.relay(one)
+    first, next_one = (peer, second) if peer.messages else (second, peer)
+    rig.calculator.mark_address_bad(first.host, "", first.port)
+    relayer.relay(other)
+    assert first.arrived() == {"u0@b.test": 1}
+    assert next_one.arrived() == {"u1@b.test": 1}
+
+
 def test_a_session_with_a_less_preferred_host_is_left_when_the_better_is_back(
     second: Peer,
 ) -> None:

@@ -162,7 +162,7 @@ def test_a_connect_that_is_not_answered_ends_at_its_time() -> None:
         finally:
             for filler in fillers:
                 filler.close()
-    assert (told.stage, told.reason, told.is_ours) == ("connect", "timed out", False)
+    assert (told.stage, told.reason, told.ours) == ("connect", "timed out", False)
 
 
 def test_the_source_address_is_bound() -> None:
@@ -179,7 +179,7 @@ def test_a_source_address_that_is_not_ours_is_no_fault_of_the_host(peer: Peer, s
     made = connection(source=source)
     told = lost(lambda: made.open(*peer.address, MX))
     assert told.stage == "connect"
-    assert told.is_ours
+    assert told.ours
     assert source in told.reason
     assert not made.is_open
     assert peer.connections == 0
@@ -194,7 +194,7 @@ def test_no_descriptor_left_is_no_fault_of_the_host(peer: Peer) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert (told.stage, told.reason) == ("connect", "too many open files")
-    assert told.is_ours
+    assert told.ours
 
 
 # -- EHLO, HELO, what is offered ----------------------------------------------------------
