@@ -6,7 +6,7 @@ The same host is asked once more, in a later attempt; only when that cannot be r
 it in doubt again, does that attempt go on to the next host.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.mx.candidates import Candidate
@@ -50,13 +50,15 @@ class Doubts:
     def tried(self, candidate: Candidate) -> None:
         self._tried.add(_place(candidate))
 
-    def note(self, n: int, verdict: Outcome, candidate: Candidate) -> None:
-        """What came of asking `candidate` about recipient `n`."""
-        self._asked.add(n)
-        if verdict.in_doubt:
-            self._now[n] = candidate
-        else:
-            self._now.pop(n, None)
+    def note(self, answer: Mapping[int, Outcome], candidate: Candidate) -> None:
+        """What came of asking `candidate` about recipients."""
+        if self._before:
+            self._asked.update(answer)
+        for n, verdict in answer.items():
+            if verdict.in_doubt:
+                self._now[n] = candidate
+            elif self._now:
+                self._now.pop(n, None)
 
     def left(self) -> tuple[Doubt, ...]:
         """What is in doubt after this attempt: what it left so, and whom it did not ask about."""

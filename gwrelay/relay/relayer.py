@@ -163,7 +163,7 @@ class ManagedRelayerMixin(ABC):
             doubts.tried(candidate)
             if passed_over is not None:
                 unreached = passed_over
-            elif not all(_is_incapable(told[n]) for n in pending):
+            elif not _is_incapable(told[pending[0]]):  # of the message, hence of each recipient
                 sessions += 1
         self._notify(delivery, unreached)
 
@@ -179,17 +179,18 @@ class ManagedRelayerMixin(ABC):
     def _notify(self, delivery: Delivery, unreached: Outcome | None) -> None:
         """Tell how the attempt at `delivery` ended; `unreached` is why a host was passed over."""
         told = self._told
+        delivery.doubts = self._doubts.left()
         if unreached is not None:
             # That host might have been capable of what the others were not.
             for n, verdict in told.items():
                 if _is_incapable(verdict):
                     told[n] = verdict._replace(kind=Kind.DEFERRED)
-        unreached = unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST)
-        if not told and not unreached.ours:
-            self.attempts.notify_no_connection(self, delivery, unreached)
-            return
-        told = dict.fromkeys(delivery.recipients, unreached) | told
-        delivery.doubts = self._doubts.left()
+        if len(told) < len(delivery.recipients):
+            unreached = unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST)
+            if not told and not unreached.ours:
+                self.attempts.notify_no_connection(self, delivery, unreached)
+                return
+            told = dict.fromkeys(delivery.recipients, unreached) | told
         if all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
             self.attempts.notify_success(self, delivery, told)
         else:
@@ -251,7 +252,7 @@ class ManagedRelayerMixin(ABC):
         for n, verdict in answer.items():
             if not (_is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
                 told[n] = verdict
-                self._doubts.note(n, verdict, candidate)
+        self._doubts.note(answer, candidate)
 
     def _transact(
         self, candidate: Candidate, message: Message, batch: Sequence[int]

@@ -46,7 +46,7 @@ def test_a_host_that_is_gone_need_not_be_tried() -> None:
 
 def test_doubt_that_is_new_ends_the_attempt_for_its_recipients() -> None:
     doubts = Doubts((), find)
-    doubts.note(3, IN_DOUBT, A)
+    doubts.note({3: IN_DOUBT}, A)
     doubts.tried(A)
     assert allowed(doubts) == [(0, 1, 2)] * 3
     assert doubts.left() == (Doubt(A.exchange, A.address, A.port, (3,)),)
@@ -54,11 +54,11 @@ def test_doubt_that_is_new_ends_the_attempt_for_its_recipients() -> None:
 
 def test_doubt_once_more_at_the_same_host_lets_the_next_be_asked() -> None:
     doubts = Doubts((AT_A,), find)
-    doubts.note(0, IN_DOUBT, A)
-    doubts.note(1, DELIVERED, A)
+    doubts.note({0: IN_DOUBT}, A)
+    doubts.note({1: DELIVERED}, A)
     doubts.tried(A)
     assert [0 in who for who in allowed(doubts)] == [False, True, True]
-    doubts.note(0, IN_DOUBT, B)
+    doubts.note({0: IN_DOUBT}, B)
     doubts.tried(B)
     assert [0 in who for who in allowed(doubts)] == [False, False, False]
     assert doubts.left() == (Doubt(B.exchange, B.address, B.port, (0,)),)
@@ -67,12 +67,12 @@ def test_doubt_once_more_at_the_same_host_lets_the_next_be_asked() -> None:
 def test_a_clear_word_ends_the_doubt() -> None:
     doubts = Doubts((AT_A,), find)
     for n in AT_A.recipients:
-        doubts.note(n, DEFERRED, A)
+        doubts.note({n: DEFERRED}, A)
     assert doubts.left() == ()
 
 
 def test_whoever_was_not_asked_about_is_in_doubt_as_before() -> None:
     doubts = Doubts((AT_A, AT_B), find)
-    doubts.note(0, DELIVERED, A)
-    doubts.note(3, IN_DOUBT, A)
+    doubts.note({0: DELIVERED}, A)
+    doubts.note({3: IN_DOUBT}, A)
     assert doubts.left() == (AT_A._replace(recipients=(1, 3)), AT_B)
