@@ -199,12 +199,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         RETRIES, "lifetime", DURATION, "5d", "Give up on a message older than this: bounce it.")]
     bounce_lifetime_s: Annotated[float, Setting(
         RETRIES, "bounce-lifetime", DURATION, "1d", "Give up on a bounce older than this.")]
-    in_doubt: Annotated[str, Setting(
-        RETRIES, "in-doubt", choice("wait", "retry", "hold"), "wait",
-        "What to do when no reply to the final dot came, and the message may have been delivered: "
-        "wait and ask the same host first, retry as usual, or never send it again.")]
-    in_doubt_wait_s: Annotated[float, Setting(
-        RETRIES, "in-doubt-wait", DURATION, "15m", "Wait this long with what is in doubt.")]
     nxdomain: Annotated[str, Setting(
         RETRIES, "nxdomain", choice("bounce", "defer"), "bounce",
         "What to do with mail for a domain that does not exist.")]

@@ -86,8 +86,6 @@ class Service:
                 settings.lifetime_s,
                 settings.bounce_lifetime_s,
                 settings.jitter_share,
-                settings.in_doubt,
-                settings.in_doubt_wait_s,
             ),
             hostname=settings.hostname,
             resident_bytes=settings.resident_bodies_bytes,
@@ -193,7 +191,6 @@ class Service:
             min_data_rate=settings.min_data_rate,
             pipelining=settings.pipelining == "yes",
             rset_mode=settings.rset_mode,
-            in_doubt=settings.in_doubt,
         )
         smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
         return SmartHostESMTPRelayingManager(

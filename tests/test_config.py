@@ -299,7 +299,6 @@ def test_free_space_is_a_share_of_the_disk_or_a_size():
         ("smtp-port", "65536", "is outside 1..65535; write a whole number from 1 to 65535"),
         ("cname-limit", "17", "is outside 0..16; write a whole number from 0 to 16"),
         ("nxdomain", "drop", "is not one of the choices; write bounce or defer"),
-        ("in-doubt", "resend", "is not one of the choices; write wait, retry or hold"),
         ("rset-mode", "on", "is not one of the choices; write auto, always or never"),
         ("source", "mx.example", "is not an IP address; write one of our addresses, like"),
         ("source", "192.0.2.1:25", "is not an IP address; write one of our addresses, like"),

@@ -133,6 +133,9 @@ class Outcome(NamedTuple):
     #: Who said so: the exchange's name and the address used; "" when nobody was reached.
     exchange: str = ""
     address: str = ""
+    #: Delivered to a next hop that knows no DSN, though the sender wants to hear of success: we
+    #: owe the report that says so (RFC 3461 5.2.2).
+    relayed: bool = False
     #: This machine failed, not the host: no descriptor left, no such source address.
     ours: bool = False
 
@@ -155,7 +158,9 @@ def of_loss(lost: ConnectionLost, exchange: str = "", address: str = "") -> Outc
         reply = Reply(451, "4.3.0", text)
     else:
         reply = Reply(421, "4.4.1" if lost.stage == CONNECT else "4.4.2", text)
-    return Outcome(Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address, lost.ours)
+    return Outcome(
+        Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address, ours=lost.ours
+    )
 
 
 def of_ours(stage: str, reply: Reply) -> Outcome:

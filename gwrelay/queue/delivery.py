@@ -7,16 +7,23 @@ envelope, no content; the store gives both back when the delivery's turn comes.
 from typing import NamedTuple
 
 
-class Doubt(NamedTuple):
-    """Where recipients of a delivery are in doubt: the final dot was sent there, and no reply
-    came.  Atoms only, so that it can be written down."""
+class Host(NamedTuple):
+    """One address of a next hop."""
 
+    #: Its name.
     exchange: str
     address: str
-    #: 0 for the port that exchanges found by MX have.
-    port: int
-    #: Indexes into the envelope's recipients.
-    recipients: tuple[int, ...]
+    #: 0: the usual one.
+    port: int = 0
+
+
+class Doubt(NamedTuple):
+    """The final dot was sent to `host` and no answer came: it may have been delivered there
+    (RFC 5321 4.5.3.2.6)."""
+
+    host: Host
+    #: Unix seconds.
+    since: float
 
 
 class Delivery:
@@ -24,7 +31,7 @@ class Delivery:
         "arrived_at",
         "attempts",
         "destination",
-        "doubts",
+        "doubt",
         "due_at",
         "is_bounce",
         "message_id",
@@ -40,7 +47,7 @@ class Delivery:
         is_bounce: bool,
         attempts: int = 0,
         due_at: float = 0.0,
-        doubts: tuple[Doubt, ...] = (),
+        doubt: Doubt | None = None,
     ) -> None:
         self.message_id = message_id
         #: Domain, lower case; or an address literal in brackets.
@@ -54,8 +61,8 @@ class Delivery:
         self.attempts = attempts
         #: Unix seconds.
         self.due_at = due_at
-        #: What the last attempt left in doubt; the next one asks these hosts first.
-        self.doubts = doubts
+        #: Where it may have been delivered before; that host is asked first.
+        self.doubt = doubt
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message_id} to {self.destination} {self.recipients}>"

@@ -16,10 +16,6 @@ class RetryPolicy(NamedTuple):
     #: Share of each delay by which it varies, so that what failed together does not come
     #: back as one wave.
     jitter: float = 0.15
-    #: What may have been delivered already (RFC 5321 4.5.3.2.6): "wait" before it is tried again,
-    #: "retry" like anything deferred, or "hold" it to the end of its lifetime.
-    in_doubt: str = "wait"
-    in_doubt_wait_s: float = 900
 
     def expires_at(self, arrived_at: float, is_bounce: bool) -> float:
         return arrived_at + (self.bounce_lifetime_s if is_bounce else self.lifetime_s)
@@ -28,15 +24,6 @@ class RetryPolicy(NamedTuple):
         """Wait after the `attempts`-th attempt (from 1).  `chance` is uniform in 0..1."""
         delay = self.delays_s[min(attempts, len(self.delays_s)) - 1]
         return delay * (1 + self.jitter * (2 * chance - 1))
-
-    def next_due_in_doubt(
-        self, attempts: int, now: float, expires_at: float, chance: float
-    ) -> float:
-        """Likewise, when a recipient may have been delivered already."""
-        if self.in_doubt == "retry":
-            return self.next_due(attempts, now, expires_at, chance)
-        waited = now + self.in_doubt_wait_s if self.in_doubt == "wait" else expires_at
-        return min(waited, max(expires_at, now))
 
     @property
     def longest_delay_s(self) -> float:

@@ -36,8 +36,7 @@ def settle(
 ) -> Settlement:
     """Decide what becomes of `delivery`.  `now` is Unix seconds, `chance` uniform in 0..1.
 
-    Deferred recipients stay, due again when `policy` says, all at the same time: when one of
-    them is in doubt, at its time.  Past the lifetime they fail
+    Deferred recipients stay, due again when `policy` says; past the lifetime they fail
     instead (RFC 5321 4.5.4.1), with the last reply as the reason.  Failed ones share one
     DSN, owed only if the reverse-path is not null (RFC 5321 6.1).
 
@@ -57,8 +56,6 @@ def settle(
     remaining = None
     if deferred:
         attempts = delivery.attempts + 1
-        in_doubt = any(outcomes[n].in_doubt for n in deferred)
-        next_due = policy.next_due_in_doubt if in_doubt else policy.next_due
-        due_at = next_due(attempts, now, expires_at, chance)
+        due_at = policy.next_due(attempts, now, expires_at, chance)
         remaining = Open(delivery.destination, deferred, attempts, due_at)
     return Settlement(remaining, failed, expired, bool(failed) and not delivery.is_bounce)

@@ -6,6 +6,7 @@ what is left without one is deferred and logged, for that is a bug.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +14,7 @@ from gwrelay.errors import AccountingError
 from gwrelay.message import outcome
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
-from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.delivery import Delivery, Doubt, Host
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.relay.site import Site
 
@@ -69,6 +70,12 @@ class AttemptManager:
         """The relayer took `delivery` from the site, and will not begin with it."""
         self._queue.set_waiting(delivery)
 
+    def note_in_doubt(self, host: Host) -> None:
+        """The final dot is about to be sent to `host`, which may have the delivery from then
+        on, whatever is heard of it."""
+        if self.in_hand is not None:
+            self.in_hand.doubt = Doubt(host, time.time())
+
     def notify_success(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]
     ) -> None:
@@ -110,7 +117,18 @@ class AttemptManager:
             logger.error("relayer ended %s with outcomes for %s", delivery, sorted(told))
             left_behind = outcome.of_ours(outcome.CONNECT, _LEFT_BEHIND)
             told = {n: told.get(n, left_behind) for n in delivery.recipients}
+        delivery.doubt = _doubt_after(delivery.doubt, told)
         settle(self._queue, delivery, told, self._ended)
+
+
+def _doubt_after(noted: Doubt | None, told: Mapping[int, Outcome]) -> Doubt | None:
+    """Where `told` leaves a recipient in doubt: as noted before the final dot, if it was there."""
+    for verdict in told.values():
+        if verdict.in_doubt:
+            if noted is not None and noted.host[:2] == (verdict.exchange, verdict.address):
+                return noted
+            return Doubt(Host(verdict.exchange, verdict.address), time.time())
+    return None
 
 
 def settle(queue: Queue, delivery: Delivery, told: Mapping[int, Outcome], ended: Ended) -> None:

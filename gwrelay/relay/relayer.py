@@ -21,9 +21,8 @@ from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.mx.candidates import Candidate
-from gwrelay.queue.delivery import Delivery, Doubt
+from gwrelay.queue.delivery import Delivery, Doubt, Host
 from gwrelay.relay.attempt import AttemptManager
-from gwrelay.relay.doubts import Doubts
 from gwrelay.relay.session import Hosts, RelayerSettings, SessionKeeper
 from gwrelay.smtp import transaction
 from gwrelay.smtp.connection import Connection
@@ -70,7 +69,6 @@ class ManagedRelayerMixin(ABC):
         self._sessions = SessionKeeper(hosts, settings, self)
         #: Verdicts on the delivery in hand so far, and whose is just being asked for.
         self._told: dict[int, Outcome] = {}
-        self._doubts = Doubts((), hosts.find)
         self._batch: Sequence[int] = ()
         self._candidate: Candidate | None = None
         self._is_last_batch = False
@@ -129,12 +127,11 @@ class ManagedRelayerMixin(ABC):
         if self.is_past_final_dot and self._candidate is not None:
             lost = ConnectionLost(outcome.DOT, "broken off by us")
             verdict = outcome.of_loss(lost, self._candidate.exchange, self._candidate.address)
-            self._note(dict.fromkeys(self._batch, verdict), self._candidate)
+            self._told |= dict.fromkeys(self._batch, verdict)
         self._sessions.drop()
         if self._told:
             unknown = outcome.of_ours(outcome.CONNECT, _BROKEN_OFF)
             told = dict.fromkeys(delivery.recipients, unknown) | self._told
-            delivery.doubts = self._doubts.left()
             self.attempts.notify_failure(self, delivery, told)
 
     def relay(self, delivery: Delivery) -> None:
@@ -147,39 +144,23 @@ class ManagedRelayerMixin(ABC):
         except StoreFailed as error:
             self.attempts.notify_failure(self, delivery, _unreadable(delivery.recipients, error))
             return
-        doubts = self._doubts = Doubts(delivery.doubts, self._hosts.find)
-        if self._settings.in_doubt == "hold":
-            for doubt in delivery.doubts:
-                told |= dict.fromkeys(doubt.recipients, _held(doubt))
+        doubt = delivery.doubt
         unreached: Outcome | None = None
         sessions = 0
-        for candidate in self._candidates(doubts.hosts):
-            if sessions == self._settings.max_sessions:
+        for candidate in self._candidates(doubt):
+            pending = [n for n in delivery.recipients if _may_ask_another(told.get(n), doubt)]
+            if not pending or sessions == self._settings.max_sessions:
                 break
-            pending = [n for n in delivery.recipients if self._may_ask(candidate, n)]
-            if not pending:
-                continue
             passed_over = self._over(candidate, message, pending)
-            doubts.tried(candidate)
             if passed_over is not None:
                 unreached = passed_over
             elif not _is_incapable(told[pending[0]]):  # of the message, hence of each recipient
                 sessions += 1
         self._notify(delivery, unreached)
 
-    def _may_ask(self, candidate: Candidate, n: int) -> bool:
-        """Whether recipient `n` still wants an answer, and this host may be asked for it."""
-        verdict = self._told.get(n)
-        if verdict is not None and verdict.kind is not Kind.DEFERRED:
-            return _is_incapable(verdict)
-        if verdict is not None and verdict.in_doubt and self._settings.in_doubt == "hold":
-            return False
-        return self._doubts.may_ask(candidate, n)
-
     def _notify(self, delivery: Delivery, unreached: Outcome | None) -> None:
         """Tell how the attempt at `delivery` ended; `unreached` is why a host was passed over."""
         told = self._told
-        delivery.doubts = self._doubts.left()
         if unreached is not None:
             # That host might have been capable of what the others were not.
             for n, verdict in told.items():
@@ -205,12 +186,15 @@ class ManagedRelayerMixin(ABC):
         kept = self._sessions.may_be_kept
         return self.attempts.site.take(self._settings.idle_timeout_s if kept else 0.0)
 
-    def _candidates(self, first: Sequence[Candidate]) -> Sequence[Candidate]:
-        """The present plan, `first` before all others; the session we have comes next if its
-        host is unmarked, and preferred as much as any."""
+    def _candidates(self, doubt: Doubt | None) -> Sequence[Candidate]:
+        """The present plan.  The host that a delivery is in doubt at comes before all others,
+        marked or not; else the session we have, if its host is unmarked, and preferred as much
+        as any."""
         candidates = self._hosts.plan().candidates
-        if first:
-            return (*first, *(c for c in candidates if c not in first))
+        if doubt is not None:
+            doubted = self._hosts.find(doubt.host.address, doubt.host.port)
+            others = tuple(c for c in candidates if c != doubted)
+            return others if doubted is None else (doubted, *others)
         if self._sessions.connection is None:
             return candidates
         for candidate in candidates:
@@ -236,23 +220,22 @@ class ManagedRelayerMixin(ABC):
             if isinstance(answer, Outcome):
                 if len(waiting) == len(pending):
                     return answer
-                self._note(dict.fromkeys(waiting, answer), candidate)
+                self._note(dict.fromkeys(waiting, answer))
                 return None
             again = _too_many_at_once(batch, answer)
             waiting = again + waiting[len(batch) :]
             for n in again:
                 del answer[n]
-            self._note(answer, candidate)
+            self._note(answer)
         return None
 
-    def _note(self, answer: Mapping[int, Outcome], candidate: Candidate) -> None:
-        """What `candidate` said.  That it is not capable of the message is its last word only
-        as long as no other has put the message off."""
+    def _note(self, answer: Mapping[int, Outcome]) -> None:
+        """What a host said.  That it is not capable of the message is its last word only as long
+        as no other has put the message off."""
         told = self._told
         for n, verdict in answer.items():
             if not (_is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
                 told[n] = verdict
-        self._doubts.note(answer, candidate)
 
     def _transact(
         self, candidate: Candidate, message: Message, batch: Sequence[int]
@@ -290,12 +273,18 @@ class ManagedRelayerMixin(ABC):
         )
 
     def _before_dot(self, accepted: int) -> Transaction | None:
-        """What goes along with the final dot: the envelope of the next delivery, where that one
-        would have to wait for this session anyway."""
+        """Note that the delivery in hand may have arrived from here on; what goes along with the
+        final dot is the envelope of the next one, where that would have to wait for this session
+        anyway.  A StoreFailed keeps the dot from being sent."""
+        candidate = self._candidate
+        if candidate is not None:
+            self.attempts.note_in_doubt(Host(candidate.exchange, candidate.address, candidate.port))
+        return self._next_envelope() if accepted == len(self._batch) else None
+
+    def _next_envelope(self) -> Transaction | None:
         site, connection = self.attempts.site, self._sessions.connection
         if (
             connection is None
-            or accepted < len(self._batch)
             or not self._is_last_batch
             or self.stopping
             or self._settings.rset_mode == "always"
@@ -307,7 +296,7 @@ class ManagedRelayerMixin(ABC):
         ):
             return None
         delivery = self._upcoming = site.take(0.0)
-        if delivery is None or delivery.doubts:
+        if delivery is None or delivery.doubt is not None:
             return None
         try:
             message = self._mail.get_message(delivery.message_id)
@@ -407,15 +396,22 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
         )
 
 
+def _may_ask_another(verdict: Outcome | None, doubt: Doubt | None) -> bool:
+    """Whether a further host may be asked about this recipient in the same attempt.
+
+    Not when it is in doubt: that host would surely deliver it a second time.  Unless it was in
+    doubt before, and is again at the same host: then only another can help.
+    """
+    if verdict is None or _is_incapable(verdict):
+        return True
+    if verdict.in_doubt:
+        return doubt is not None and doubt.host[:2] == (verdict.exchange, verdict.address)
+    return verdict.kind is Kind.DEFERRED
+
+
 def _is_incapable(verdict: Outcome) -> bool:
     """Our own no, for want of an extension or of size: another host may have it."""
     return verdict.kind is Kind.FAILED and not verdict.heard
-
-
-def _held(doubt: Doubt) -> Outcome:
-    """What becomes of a recipient in doubt that nobody is to be asked about again."""
-    lost = ConnectionLost(outcome.DOT, "held, not tried again")
-    return outcome.of_loss(lost, doubt.exchange, doubt.address)
 
 
 def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:

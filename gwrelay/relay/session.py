@@ -47,8 +47,6 @@ class RelayerSettings:
     #: "auto": RSET when a transaction was left open; "always": before each further message;
     #: "never": such a session is closed instead.
     rset_mode: str = "auto"
-    #: What is in doubt: "wait" and "retry" try its host again, "hold" leaves it alone.
-    in_doubt: str = "wait"
 
 
 class Hosts(Protocol):

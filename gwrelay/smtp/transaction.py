@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gwrelay.errors import AccountingError, ConnectionLost
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Envelope, Recipient
-from gwrelay.message.outcome import Outcome
+from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.smtp.connection import Connection
 from gwrelay.smtp.conversion import MAX_CONVERTED_BYTES, to_7bit
@@ -243,6 +243,16 @@ def _data(
         final, stage = go_ahead, outcome.DATA
     if accepted:
         _fill(outcomes, _judged(connection, stage, final))
+        if not connection.offers("dsn"):
+            _note_relayed(transaction, outcomes)
+
+
+def _note_relayed(transaction: Transaction, outcomes: list[Outcome | None]) -> None:
+    """A next hop that was not told of NOTIFY=SUCCESS will not report it (RFC 3461 5.2.2)."""
+    for n, recipient in enumerate(transaction.recipients):
+        told = outcomes[n]
+        if "SUCCESS" in recipient.notify and told is not None and told.kind is Kind.DELIVERED:
+            outcomes[n] = told._replace(relayed=True)
 
 
 def _send_content(

@@ -53,8 +53,7 @@ def test_only_what_is_past_its_final_dot_at_the_end_is_in_doubt(
     start_gateway: StartGateway, peer: Peer
 ) -> None:
     peer.once(".", STALL)
-    flags = ["--shutdown-max", "1s", "--site-concurrency", "1"]
-    flags += ["--in-doubt", "retry", "--retry", "500ms"]
+    flags = ["--shutdown-max", "1s", "--site-concurrency", "1", "--retry", "500ms"]
     gateway = start_gateway("--smarthost", peer.spec, *flags)
     submit(gateway.port, SENDER, [YOU])
     peer.wait_for(lambda p: "." in p.verbs())

@@ -18,8 +18,7 @@ CONTENT = b"Subject: about it\r\nX-Mine: kept\r\n\r\nHello.\r\n"
 @pytest.fixture
 def gateway(start_gateway: StartGateway, peer: Peer) -> Gateway:
     """One that soon tries again."""
-    soon = ("--retry", "300ms", "--in-doubt-wait", "300ms", "--mx-bad-time", "200ms")
-    return start_gateway("--smarthost", peer.spec, *soon)
+    return start_gateway("--smarthost", peer.spec, "--retry", "300ms", "--mx-bad-time", "200ms")
 
 
 def report_for(peer: Peer, sender: str = SENDER) -> email.message.Message:
@@ -84,17 +83,12 @@ def test_a_temporary_trouble_is_tried_again_and_delivered_once(
     assert without_received(peer.messages[0].content) == CONTENT
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [("--in-doubt-wait", "300ms", "--retry", "1h"), ("--in-doubt", "retry", "--retry", "300ms")],
-    ids=["wait", "retry"],
-)
-def test_a_connection_lost_after_the_final_dot_is_said_to_be_in_doubt(
-    start_gateway: StartGateway, peer: Peer, flags: tuple[str, ...]
+def test_what_is_in_doubt_goes_to_the_same_host_first(
+    start_gateway: StartGateway, peer: Peer
 ) -> None:
     with Peer() as other:
         smarthosts = ("--smarthost", peer.spec, "--smarthost", other.spec)
-        gateway = start_gateway(*smarthosts, *flags)
+        gateway = start_gateway(*smarthosts, "--retry", "300ms")
         peer.once(".", DROP)
         submit(gateway.port, SENDER, [YOU], CONTENT)
         [deferred] = gateway.wait_for("deferred")
@@ -103,19 +97,6 @@ def test_a_connection_lost_after_the_final_dot_is_said_to_be_in_doubt(
         assert not delivered.get("in_doubt")
         assert other.connections == 0
     assert "possible duplicate" in gateway.log
-
-
-def test_what_is_held_in_doubt_is_never_sent_again_and_reported(
-    start_gateway: StartGateway, peer: Peer
-) -> None:
-    flags = ("--in-doubt", "hold", "--retry", "100ms", "--lifetime", "1s", "--jitter", "0")
-    gateway = start_gateway("--smarthost", peer.spec, *flags)
-    peer.once(".", DROP)
-    submit(gateway.port, SENDER, [YOU], CONTENT)
-    [expired] = gateway.wait_for("expired")
-    assert expired["in_doubt"] is True
-    assert "possible duplicate" in str(report_for(peer))
-    assert peer.arrived() == {SENDER: 1}
 
 
 PERMANENT = {

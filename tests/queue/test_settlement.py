@@ -122,32 +122,3 @@ def test_every_recipient_is_in_exactly_one_place_afterwards(
     done = [n for n, verdict in told.items() if verdict.kind is Kind.DELIVERED]
     assert sorted([*stays, *settlement.failed, *done]) == list(told)
     assert set(settlement.expired) <= set(settlement.failed)
-
-
-@pytest.mark.parametrize(
-    ("in_doubt", "letters", "due_at"),
-    [
-        ("wait", "?", EARLY + 400),
-        ("wait", "t?", EARLY + 400),
-        ("wait", "t", EARLY + 60),
-        ("retry", "?", EARLY + 60),
-        ("hold", "?", 1000.0),
-        ("hold", "t?", 1000.0),
-        ("hold", "t", EARLY + 60),
-    ],
-)
-def test_what_is_in_doubt_is_due_when_its_policy_says(
-    in_doubt: str, letters: str, due_at: float
-) -> None:
-    policy = POLICY._replace(in_doubt=in_doubt, in_doubt_wait_s=400)
-    told = outcomes(letters)
-    settlement = settle(delivery(tuple(told)), told, policy, EARLY, 0.5)
-    assert settlement.remaining is not None
-    assert settlement.remaining.due_at == due_at
-
-
-def test_the_wait_in_doubt_ends_with_the_lifetime() -> None:
-    policy = POLICY._replace(in_doubt_wait_s=5000)
-    settlement = settle(delivery((0,)), outcomes("?"), policy, EARLY, 0.5)
-    assert settlement.remaining is not None
-    assert settlement.remaining.due_at == 1000.0

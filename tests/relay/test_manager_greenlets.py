@@ -288,7 +288,7 @@ def test_stop_past_the_final_dot_leaves_it_in_doubt() -> None:
             assert relay.manager.in_doubt == 1
             relay.queue.close()
             again = new_queue(SpoolStore(open_spool(directory)), relay.clock)
-            relay.set_clock.advance(900)
+            relay.set_clock.advance(60)
             assert [d.attempts for d in again.get_waiting()] == [1]
         """)
     assert "1 of them past the final dot" in said

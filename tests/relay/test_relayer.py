@@ -491,13 +491,6 @@ def due(rig: Rig) -> Delivery:
     return delivery
 
 
-def test_what_is_in_doubt_waits_its_own_time(peer: Peer) -> None:
-    peer.always(".", DROP)
-    rig = Rig(peer)
-    in_doubt(rig)
-    assert rig.clock.now == rig.began + 900
-
-
 def test_what_was_in_doubt_goes_to_the_same_host_first(peer: Peer, second: Peer) -> None:
     """Though that host is marked bad by now, and the other is preferred."""
     second.once(".", DROP)
@@ -541,53 +534,6 @@ def test_doubt_at_the_next_host_ends_the_attempt_and_moves_to_it(peer: Peer, sec
         assert end.told[0].exchange == "mx1.test"
         assert end.kinds == ["delivered"] * 2
         assert third.connections == 0
-
-
-def test_doubt_outlives_an_attempt_that_reaches_nobody(peer: Peer, second: Peer) -> None:
-    peer.once(".", DROP)
-    rig = Rig(peer, second)
-    delivery = in_doubt(rig)
-    for one in (peer, second):
-        one.once("CONNECT", "421 4.3.2 busy")
-    [end] = rig.run([delivery])
-    assert end.kinds == ["deferred"] * 2
-    rig.clock.advance(3600)
-    [end] = rig.run([delivery]) if delivery in rig.queue.get_waiting() else []
-    assert end.told[0].exchange == "mx0.test"
-
-
-def test_only_those_in_doubt_wait_for_their_host(peer: Peer, second: Peer) -> None:
-    """One batch was left in doubt, the other put off: each goes where it may."""
-    peer.once(".", DROP).recipient("y@b.test", "450 4.2.1 greylisted")
-    second.recipient("y@b.test", "450 4.2.1 greylisted", POLITE)
-    rig = Rig(peer, second, recipients_per_message=1)
-    [end] = rig.relay(to("x", "y"))
-    assert [end.told[n].in_doubt for n in (0, 1)] == [True, False]
-    peer.stop()
-    [end] = rig.run([due(rig)])
-    assert end.kinds == ["delivered"] * 2
-    assert second.arrived() == {"x@b.test": 1, "y@b.test": 1}
-
-
-def test_what_is_held_is_never_tried_again_and_the_sender_is_told(peer: Peer) -> None:
-    peer.once(".", DROP)
-    rig = Rig(peer, in_doubt="hold")
-    delivery = in_doubt(rig)
-    assert rig.clock.now == rig.began + 1000, "it waits to the end of its lifetime"
-    [end] = rig.run([delivery])
-    assert peer.connections == 1
-    assert end.settled.settlement.expired == {0, 1}
-    assert end.settled.report is not None
-    assert "possible duplicate" in end.replies[0]
-
-
-def test_retry_asks_the_same_host_at_the_usual_time(peer: Peer, second: Peer) -> None:
-    peer.once(".", DROP)
-    rig = Rig(peer, second, in_doubt="retry")
-    delivery = in_doubt(rig)
-    assert rig.clock.now == rig.began + 60
-    [end] = rig.run([delivery])
-    assert end.told[0].exchange == "mx0.test"
 
 
 # -- what this host is not capable of ----------------------------------------------------------

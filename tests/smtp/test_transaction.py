@@ -253,6 +253,26 @@ def test_dsn_parameters_are_passed_on_as_given_where_they_are_understood() -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("extensions", "relayed"),
+    [(EXTENSIONS, [False] * 4), (LOCKSTEP[:-1], [True, False, False, False])],
+)
+def test_success_that_the_next_hop_will_not_report_is_noted(
+    extensions: tuple[str, ...], relayed: list[bool]
+) -> None:
+    recipients = [
+        Recipient(ONE, "SUCCESS,FAILURE"),
+        Recipient(TWO, "FAILURE"),
+        Recipient(THREE),
+        Recipient("no@d.example", "SUCCESS"),
+    ]
+    with Peer(extensions=extensions) as peer:
+        peer.recipient("no@d.example", "550 5.1.1 nobody")
+        told = send(connect(peer), transaction(*recipients))
+    assert kinds(told) == [DELIVERED] * 3 + [FAILED]
+    assert [verdict.relayed for verdict in told] == relayed
+
+
 def test_dsn_parameters_are_kept_from_those_who_do_not() -> None:
     assert commands_for(("8BITMIME",), WITH_DSN) == [
         b"MAIL FROM:<a@b.example>",

@@ -66,8 +66,8 @@ def nobody_listens() -> Place:
     return found
 
 
-def new_queue(store: Store, clock: Callable[[], float], retry: RetryPolicy = RETRY) -> Queue:
-    return Queue(store, retry=retry, hostname="gw.test", clock=clock, chance=lambda: 0.5)
+def new_queue(store: Store, clock: Callable[[], float]) -> Queue:
+    return Queue(store, retry=RETRY, hostname="gw.test", clock=clock, chance=lambda: 0.5)
 
 
 def new_calculator(resolver: TableResolver, clock: Callable[[], float]) -> MXCalculator:
@@ -93,9 +93,7 @@ class Rig:
         **settings: object,
     ) -> None:
         self.clock = SetClock()
-        self.began = self.clock.now
         self.store = store or MemoryStore()
-        self._retry = RETRY._replace(in_doubt=str(settings.get("in_doubt", "wait")))
         self.restart()
         self.calculator = new_calculator(TableResolver({}), self.clock)
         self.hosts = SiteHosts(self.calculator, "")
@@ -112,7 +110,7 @@ class Rig:
 
     def restart(self) -> None:
         """A new queue on what the store has."""
-        self.queue = new_queue(self.store, self.clock, self._retry)
+        self.queue = new_queue(self.store, self.clock)
 
     def new_attempts(self) -> AttemptManager:
         return AttemptManager(
