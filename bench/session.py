@@ -10,7 +10,7 @@ proxy that adds `--delay` milliseconds to each round trip.
     bare       MAIL, RCPT and DATA in one write, the content in the next: no features at all
     relayer    gwrelay's: plan, session, transaction, outcomes, settlement in a MemoryStore
 
-Prints a table, and one JSON object for each row.
+Prints a table, and one JSON object for each row.  The targets hold for the relayer.
 """
 
 from gevent import monkey  # noqa: TID251  (a program of its own: it patches as __main__ does)
@@ -19,17 +19,14 @@ if __name__ == "__main__":
     monkey.patch_all()
 
 import gc
-import platform
 import shutil
 import smtplib
 import socket
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from json import dumps
 
 import click
 import gevent
@@ -48,9 +45,15 @@ from gwrelay.relay.attempt import AttemptManager
 from gwrelay.relay.hosts import SiteHosts
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.site import Site
+from gwrelay_bench.child import port_of
+from gwrelay_bench.measure import Result, emit
 
 SENDER, RECIPIENT = "source@source.example", "user@dest.example"
 HOST, OURS = "127.0.0.1", "gw.example"
+
+LOOPBACK, DISTANT = "loopback", "through a slow proxy"
+#: Times the rate of stock sendmail() that the relayer must reach.
+TARGETS = {LOOPBACK: 2.0, DISTANT: 3.0}
 
 
 class Lap:
@@ -154,23 +157,6 @@ def smtp_sink() -> Iterator[int]:
         sink.wait()
 
 
-@contextmanager
-def slow_proxy(port: int, round_trip_s: float) -> Iterator[int]:
-    """A process that passes bytes on to `port`, each way after half of `round_trip_s`."""
-    arguments = ["--proxy", str(port), "--delay", str(round_trip_s * 1000)]
-    proxy = subprocess.Popen(
-        [sys.executable, "-m", "gwrelay_bench.session", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert proxy.stdout is not None
-        yield int(proxy.stdout.readline())
-    finally:
-        proxy.kill()
-        proxy.wait()
-
-
 def _run_proxy(port: int, one_way_s: float) -> None:
     def serve(client: socket.socket, _: object) -> None:
         server = socket.create_connection((HOST, port))
@@ -211,30 +197,27 @@ def _await_listener(port: int) -> None:
     raise click.ClickException("smtp-sink did not start")
 
 
-def measure(path: str, port: int, content: bytes, messages: int, rounds: int) -> list[dict]:
-    """One row for each contestant: medians over `rounds`, and ratios to sendmail's."""
+def measure(path: str, port: int, content: bytes, messages: int, rounds: int) -> list[Result]:
+    """One result for each contestant: medians over `rounds`, beside sendmail's."""
     laps: dict[str, list[Lap]] = {name: [] for name in CONTESTANTS}
     for _ in range(rounds):
         for name, contestant in CONTESTANTS.items():
             laps[name].append(contestant(port, content, messages))
-    baseline = statistics.median(lap.rate for lap in laps["sendmail"])
-    rows = []
-    for name, run in laps.items():
-        rate = statistics.median(lap.rate for lap in run)
-        rows.append(
-            {
-                "bench": "session",
-                "path": path,
-                "contestant": name,
-                "messages_per_s": round(rate, 1),
-                "ratio": round(rate / baseline, 2),
-                "cpu_us_per_message": round(statistics.median(lap.cpu_us for lap in run)),
-                "messages": messages,
-                "rounds": rounds,
-                "python": platform.python_version(),
-            }
-        )
-    return rows
+    figures = {
+        name: {
+            "messages_per_s": round(statistics.median(lap.rate for lap in run), 1),
+            "cpu_us_per_message": round(statistics.median(lap.cpu_us for lap in run)),
+        }
+        for name, run in laps.items()
+    }
+    baseline = figures["sendmail"]
+    results = []
+    for name, found in figures.items():
+        settings = {"path": path, "contestant": name, "messages": messages, "rounds": rounds}
+        ratio = found["messages_per_s"] / baseline["messages_per_s"]
+        ok = name != "relayer" or ratio >= TARGETS[path]
+        results.append(Result("session", settings, found, baseline, ratio, ok))
+    return results
 
 
 @click.command(help="Messages a second of one relayer over one session, beside stock smtplib.")
@@ -249,22 +232,23 @@ def main(messages: int, rounds: int, size: int, delay: float, proxy: int) -> Non
         return
     content = content_of(size)
     with smtp_sink() as port:
-        rows = measure("loopback", port, content, messages, rounds)
-        with slow_proxy(port, delay / 1000) as slow_port:
-            slow_messages = max(1, messages // 40)
-            rows += measure(f"{delay:g} ms round trip", slow_port, content, slow_messages, rounds)
+        results = measure(LOOPBACK, port, content, messages, rounds)
+        # Passes bytes on, each way after half of the round trip.
+        proxy_arguments = ("--proxy", str(port), "--delay", str(delay))
+        with port_of("gwrelay_bench.session", *proxy_arguments) as slow_port:
+            results += measure(DISTANT, slow_port, content, max(1, messages // 40), rounds)
     table = Table("path", "contestant", "messages/s", "ratio", "CPU µs/message")
-    for row in rows:
+    for result in results:
         table.add_row(
-            row["path"],
-            row["contestant"],
-            f"{row['messages_per_s']:,.0f}",
-            f"{row['ratio']:.2f}",
-            f"{row['cpu_us_per_message']}",
+            result.settings["path"],
+            result.settings["contestant"],
+            f"{result.figures['messages_per_s']:,.0f}",
+            f"{result.ratio:.2f}",
+            f"{result.figures['cpu_us_per_message']}",
         )
     Console(stderr=True).print(table)
-    for row in rows:
-        print(dumps(row))
+    for result in results:
+        emit(result)
 
 
 if __name__ == "__main__":

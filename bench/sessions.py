@@ -19,11 +19,9 @@ import resource
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -43,6 +41,7 @@ from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
+from gwrelay_bench.child import port_of
 from gwrelay_bench.measure import Meter, Result, emit, resident_bytes
 from gwrelay_bench.zone import NameServer
 
@@ -109,23 +108,6 @@ def _converse(sock: socket.socket, delay_s: float, context: ssl.SSLContext | Non
                 return
             else:
                 sock.sendall(b"250 ok\r\n")
-
-
-@contextmanager
-def sink(delay_s: float, certificate: str) -> Iterator[int]:
-    """run_sink() as a process of its own; its port."""
-    arguments = ["--sink", "--delay", str(delay_s), "--certificate", certificate]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gwrelay_bench.sessions", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
 
 
 def measure(port: int, sessions: int, messages: int, delay_s: float, tls: bool) -> Result:
@@ -216,7 +198,8 @@ def main(
     _raise_file_limit()
     with tempfile.TemporaryDirectory() as directory:
         certificate = _certificate(directory) if tls else ""
-        with sink(delay, certificate) as port:
+        sink = ("--sink", "--delay", str(delay), "--certificate", certificate)
+        with port_of("gwrelay_bench.sessions", *sink) as port:
             result = measure(port, sessions, messages, delay, tls)
     figures = result.figures
     table = Table("sessions", "KiB/session", "messages/s", "busy", "CPU s", "stall p99/max ms")

@@ -23,6 +23,7 @@ from gwrelay.message.reply import Reply
 from gwrelay.mx.candidates import Candidate
 from gwrelay.queue.delivery import Delivery, Doubt, Host
 from gwrelay.relay.attempt import AttemptManager
+from gwrelay.relay.recipients import is_incapable, may_ask_another, too_many_at_once
 from gwrelay.relay.session import Hosts, RelayerSettings, SessionKeeper
 from gwrelay.smtp import transaction
 from gwrelay.smtp.connection import Connection
@@ -148,13 +149,13 @@ class ManagedRelayerMixin(ABC):
         unreached: Outcome | None = None
         sessions = 0
         for candidate in self._candidates(doubt):
-            pending = [n for n in delivery.recipients if _may_ask_another(told.get(n), doubt)]
+            pending = [n for n in delivery.recipients if may_ask_another(told.get(n), doubt)]
             if not pending or sessions == self._settings.max_sessions:
                 break
             passed_over = self._over(candidate, message, pending)
             if passed_over is not None:
                 unreached = passed_over
-            elif not _is_incapable(told[pending[0]]):  # of the message, hence of each recipient
+            elif not is_incapable(told[pending[0]]):  # of the message, hence of each recipient
                 sessions += 1
         self._notify(delivery, unreached)
 
@@ -164,7 +165,7 @@ class ManagedRelayerMixin(ABC):
         if unreached is not None:
             # That host might have been capable of what the others were not.
             for n, verdict in told.items():
-                if _is_incapable(verdict):
+                if is_incapable(verdict):
                     told[n] = verdict._replace(kind=Kind.DEFERRED)
         if len(told) < len(delivery.recipients):
             unreached = unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST)
@@ -222,7 +223,7 @@ class ManagedRelayerMixin(ABC):
                     return answer
                 self._note(dict.fromkeys(waiting, answer))
                 return None
-            again = _too_many_at_once(batch, answer)
+            again = too_many_at_once(batch, answer)
             waiting = again + waiting[len(batch) :]
             for n in again:
                 del answer[n]
@@ -234,7 +235,7 @@ class ManagedRelayerMixin(ABC):
         as no other has put the message off."""
         told = self._told
         for n, verdict in answer.items():
-            if not (_is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
+            if not (is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
                 told[n] = verdict
 
     def _transact(
@@ -394,37 +395,6 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
         return ESMTPManagedRelayer(
             attempts, hosts, mail, self.settings, self._tls, self._credentials
         )
-
-
-def _may_ask_another(verdict: Outcome | None, doubt: Doubt | None) -> bool:
-    """Whether a further host may be asked about this recipient in the same attempt.
-
-    Not when it is in doubt: that host would surely deliver it a second time.  Unless it was in
-    doubt before, and is again at the same host: then only another can help.
-    """
-    if verdict is None or _is_incapable(verdict):
-        return True
-    if verdict.in_doubt:
-        return doubt is not None and doubt.host[:2] == (verdict.exchange, verdict.address)
-    return verdict.kind is Kind.DEFERRED
-
-
-def _is_incapable(verdict: Outcome) -> bool:
-    """Our own no, for want of an extension or of size: another host may have it."""
-    return verdict.kind is Kind.FAILED and not verdict.heard
-
-
-def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
-    """Those refused only for being too many in one transaction: they go in the next one, at
-    once (RFC 5321 4.5.3.1.10), provided that this one took some."""
-    refused = [
-        n
-        for n in batch
-        if told[n].stage == outcome.RCPT
-        and told[n].reply.code == 452
-        and told[n].reply.status in ("", "4.5.3")
-    ]
-    return refused if len(refused) < len(batch) else []
 
 
 def _unreadable(recipients: Iterable[int], error: StoreFailed) -> dict[int, Outcome]:
