@@ -200,6 +200,8 @@ class Connection:
         self.transactions = 0
         #: The two ends may have lost step: no further message may use this session.
         self.spoiled = False
+        #: On the reply that was read last.
+        self.verdict = outcome.verdict_on_loss(outcome.CONNECT)
         #: A transaction was left open: RSET must come before the next MAIL.
         self.needs_rset = False
         #: Whose envelope was sent along with the final dot before; its replies are still to come.
@@ -309,7 +311,8 @@ class Connection:
         client = self._client
         client.stage = stage
         reply = client.read()
-        if outcome.verdict_on(stage, reply).closes and not (moot and reply.is_permanent):
+        verdict = self.verdict = outcome.verdict_on(stage, reply)
+        if verdict.closes and not (moot and reply.is_permanent):
             self.spoiled = True
         return reply
 

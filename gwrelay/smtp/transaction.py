@@ -57,9 +57,9 @@ def send(
     Raises ConnectionLost only when nothing at all is known yet (lost before the reply to
     MAIL): then the host failed, not the message, and another may be asked at once.
     """
-    fitting = (
-        transaction if fits(connection, transaction) else _made_to_fit(connection, transaction)
-    )
+    fitting: Transaction | Reply = transaction
+    if connection.sent_ahead is None and not fits(connection, transaction):
+        fitting = _made_to_fit(connection, transaction)
     if isinstance(fitting, Reply):
         said = _who(outcome.of_ours(outcome.MAIL, fitting), connection)
         return [said] * len(transaction.recipients)
@@ -166,19 +166,21 @@ def _pipelined(
         raise AccountingError("another envelope is on its way")
     connection.sent_ahead = None
     mail = connection.read(outcome.MAIL)
-    connection.needs_rset = mail.is_positive
-    if not mail.is_positive:
-        if went_ahead and outcome.ends_transaction(mail):
+    refused = not mail.is_positive
+    connection.needs_rset = not refused
+    if refused:
+        ends = outcome.ends_transaction(mail)
+        if ends and went_ahead:
             # Said to the session after its last message, not to this one.
             connection.close()
             raise ConnectionLost(outcome.MAIL, str(mail))
         # Known from here on: the other end may hang up before it answers the rest.
         _fill(outcomes, _judged(connection, outcome.MAIL, mail))
-    if outcome.ends_transaction(mail):
-        return outcomes
+        if ends:
+            return outcomes
     try:
         for n in range(len(outcomes)):
-            reply = connection.read(outcome.RCPT, moot=not mail.is_positive)
+            reply = connection.read(outcome.RCPT, moot=refused)
             _note_rcpt(connection, outcomes, n, reply)
         go_ahead = connection.read(outcome.DATA, moot=None not in outcomes)
         _data(connection, transaction, outcomes, go_ahead, before_dot)
@@ -217,7 +219,9 @@ def _note_rcpt(
 
     When MAIL was refused, that is the reason to report: the RCPTs only fail behind it.
     """
-    if outcomes[n] is None and not reply.is_positive:
+    if reply.is_positive:
+        return
+    if outcomes[n] is None:
         outcomes[n] = _judged(connection, outcome.RCPT, reply)
     if outcome.ends_transaction(reply):
         raise ConnectionLost(outcome.RCPT, str(reply))
@@ -299,7 +303,9 @@ def _fill(outcomes: list[Outcome | None], verdict: Outcome) -> None:
 
 
 def _judged(connection: Connection, stage: str, reply: Reply) -> Outcome:
-    return outcome.of_reply(stage, reply, connection.exchange, connection.address)
+    """The outcome that `reply`, the last one read, means for those it speaks about."""
+    kind = connection.verdict.kind or Kind.DEFERRED
+    return Outcome(kind, stage, reply, False, True, connection.exchange, connection.address)
 
 
 def _who(verdict: Outcome, connection: Connection) -> Outcome:
