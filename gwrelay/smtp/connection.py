@@ -288,14 +288,15 @@ class Connection:
         self._client.stage = stage
         self._client.send(octets)
 
-    def send_block(self, octets: bytes, began: float, sent_bytes: int) -> None:
+    def send_block(self, stage: str, octets: bytes, began: float, sent_bytes: int) -> None:
         """One block of content, of which `sent_bytes` are gone since `began` (monotonic).
 
         A block has its own time (RFC 5321 4.5.3.2.5); all of them together have that of one
-        block, and what they take at the least data rate.
+        block, and what they take at the least data rate.  `stage` is DOT for a block that may
+        be lost when the final dot in it is not.
         """
         client = self._client
-        client.stage = outcome.CONTENT
+        client.stage = stage
         within_s = self._block_s
         if sent_bytes:
             allowed_s = within_s + (sent_bytes + len(octets)) / self.min_data_rate

@@ -270,13 +270,14 @@ def _send_content(
             if sent_bytes and not connection.is_quiet():
                 raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
             ahead = before_dot(accepted) if is_last and accepted else None
-            if ahead is None:
-                connection.send_block(block, began, sent_bytes)
-                sent_bytes += len(block)
-            else:
+            stage = outcome.CONTENT
+            if ahead is not None:
                 # Unless all of it is sent, nobody knows whether the dot was: hence its stage.
+                stage = outcome.DOT
                 connection.sent_ahead = ahead
-                connection.send(outcome.DOT, block + _envelope_commands(connection, ahead))
+                block += _envelope_commands(connection, ahead)
+            connection.send_block(stage, block, began, sent_bytes)
+            sent_bytes += len(block)
     except BaseException:
         # Half a content is out: any command would be read as more of it.
         connection.close()
