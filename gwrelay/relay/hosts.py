@@ -72,6 +72,17 @@ class SiteHosts:
     def plan(self) -> Plan:
         return self._calculator.plan(self.exchanges, self._source)
 
+    def find(self, address: str, port: int) -> Candidate | None:
+        """This address, marked or not; None when it is no longer an exchange's."""
+        for exchange in self.exchanges:
+            if exchange.port == port and address in exchange.addresses:
+                return Candidate(exchange.name, address, port, exchange.preference)
+        return None
+
+    def is_bad(self, candidate: Candidate) -> bool:
+        address, port = candidate.address, candidate.port
+        return self._calculator.bad_until(address, self._source, port) > 0.0
+
     def mark_bad(self, candidate: Candidate) -> None:
         self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
 

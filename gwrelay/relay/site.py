@@ -92,6 +92,11 @@ class Site:
         self._window = shaping.after_no_connection()
 
     @property
+    def is_full(self) -> bool:
+        """No further relayer may come: what is ready waits for those that are there."""
+        return self.relayers >= self._window
+
+    @property
     def is_unused(self) -> bool:
         return not self.ready and not self.relayers
 
