@@ -24,7 +24,7 @@ from gwrelay.relay.greeting import Greeting, PlainGreeting, SecureGreeting
 from gwrelay.relay.recipients import is_incapable, may_ask_another, too_many_at_once
 from gwrelay.relay.security import Security
 from gwrelay.relay.session import Hosts, RelayerSettings
-from gwrelay.relay.transfer import Mail, Transfer, unreadable
+from gwrelay.relay.transfer import Mail, Transfer, spool_failed
 
 __all__ = [
     "ESMTPManagedRelayer",
@@ -113,7 +113,7 @@ class ManagedRelayerMixin:
         try:
             message = self._mail.get_message(delivery.message_id)
         except StoreFailed as error:
-            self.attempts.notify_failure(self, delivery, unreadable(delivery.recipients, error))
+            self.attempts.notify_failure(self, delivery, spool_failed(delivery.recipients, error))
             return
         doubt = delivery.doubt
         unreached: Outcome | None = None

@@ -122,7 +122,7 @@ class Transfer:
                 # Half of the content may be out: only breaking off keeps the other end
                 # from taking it for the whole.
                 sessions.drop()
-                return unreadable(batch, error)
+                return spool_failed(batch, error)
             self._hosts.mark_good(candidate)
             if connection.tls:
                 told = [verdict._replace(tls=connection.tls) for verdict in told]
@@ -179,8 +179,8 @@ class Transfer:
         )
 
 
-def unreadable(recipients: Iterable[int], error: StoreFailed) -> dict[int, Outcome]:
-    reply = Reply(451, "4.3.0", f"the spooled message cannot be read: {error}")
+def spool_failed(recipients: Iterable[int], error: StoreFailed) -> dict[int, Outcome]:
+    reply = Reply(451, "4.3.0", f"our spool failed: {error}")
     hold = str(error) if isinstance(error, StoreDamaged) else ""
     told = outcome.of_ours(outcome.CONTENT, reply)._replace(hold=hold)
     return dict.fromkeys(recipients, told)

@@ -8,13 +8,14 @@ from gwrelay.errors import StoreDamaged, StoreFailed
 from gwrelay.message.envelope import Envelope, Message
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.memorystore import MemoryStore
+from gwrelay.queue.store import Doubt, Host, State
 from gwrelay.relay.relayer import (
     RelayerSettings,
     SMTPManagedRelayerFactory,
 )
 from support.mail import CONTENT, envelope
-from support.peer import DROP, POLITE, RESET, STALL, Command, Peer
-from support.relaying import Rig, nobody_listens
+from support.peer import DROP, POLITE, RESET, STALL, Command, Peer, Slow
+from support.relaying import RETRY, Rig, nobody_listens
 
 KINDS = {"2": "delivered", "4": "deferred", "5": "failed"}
 
@@ -449,6 +450,109 @@ def test_doubt_at_the_next_host_ends_the_attempt_and_moves_to_it(peer: Peer, sec
         assert end.told[0].exchange == "mx1.test"
         assert end.kinds == ["delivered"] * 2
         assert third.connections == 0
+
+
+# -- what the log knows of doubt before a final dot leaves ----------------------------------------
+
+
+class NotingStore(MemoryStore):
+    """Remembers whom each note named; fails, or breaks, where a test says so."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+        self.error = error
+
+    def note(self, message_id: int, state: State) -> None:
+        if self.error is not None:
+            raise self.error
+        super().note(message_id, state)
+        self.noted += [part.doubt.host.exchange for part in state.open if part.doubt is not None]
+
+
+def test_the_log_has_it_in_doubt_when_the_dot_arrives(peer: Peer) -> None:
+    rig = Rig(peer)
+    [delivery] = rig.add(to("x"))
+    then: list[State | None] = []
+
+    def look(_command: Command) -> object:
+        then.append(rig.store.state(delivery.message_id))
+        return POLITE
+
+    peer.once(".", look)
+    [end] = rig.run([delivery])
+    assert end.kinds == ["delivered"]
+    [state] = then
+    assert state is not None
+    [part] = state.open
+    assert part.doubt == Doubt(Host("mx0.test", peer.host, peer.port), rig.clock.now)
+    assert part.due_at == rig.clock.now + RETRY.in_doubt_wait_s
+
+
+def test_one_note_is_enough_for_each_host(peer: Peer, second: Peer) -> None:
+    store = NotingStore()
+    peer.recipient("later@b.test", "450 4.2.1 grey")
+    rig = Rig(peer, second, store=store, recipients_per_message=2)
+    [end] = rig.relay(to("a", "b", "c", "later", "d"))
+    assert end.kinds == ["delivered"] * 5
+    assert second.arrived() == {"later@b.test": 1}
+    assert store.noted == ["mx0.test", "mx1.test"]
+
+
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA"])
+def test_nothing_is_noted_of_what_is_refused_before_its_content(peer: Peer, stage: str) -> None:
+    store = NotingStore()
+    peer.always(stage, "451 4.3.0 later")
+    Rig(peer, store=store).relay(to("x", "y"))
+    assert store.noted == []
+
+
+def test_what_cannot_be_noted_is_not_sent(peer: Peer) -> None:
+    store = NotingStore(StoreFailed("no room"))
+    rig = Rig(peer, store=store)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert end.replies == ["451 4.3.0 our spool failed: no room"]
+    assert not end.told[0].in_doubt
+    assert verbs(peer)[-1] == "DATA", "the dot was sent"
+    assert not rig.is_bad(peer)
+    store.error = None
+    [end] = rig.run([due(rig)])
+    assert end.kinds == ["delivered"]
+    assert peer.arrived() == {"x@b.test": 1}
+
+
+def test_a_dot_that_never_left_leaves_no_doubt(peer: Peer) -> None:
+    store = NotingStore()
+    peer.once("DATA", ("354 go on", Slow(60, 1)))
+    timeouts_s = {**RelayerSettings().timeouts_s, "content": 0.2}
+    rig = Rig(peer, store=store, timeouts_s=timeouts_s)
+    [end] = rig.relay(to("x"), content=b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 200_000)
+    assert end.told[0].stage == "content"
+    assert not end.told[0].in_doubt
+    assert due(rig).doubt is None
+
+
+def test_a_bug_between_note_and_dot_leaves_no_doubt(peer: Peer) -> None:
+    """It comes while the envelope is read that is to go along with the dot."""
+
+    class Breaks(NotingStore):
+        def message(self, message_id: int) -> Message:
+            if message_id == last.message_id:
+                raise Bug
+            return super().message(message_id)
+
+    store = Breaks()
+    rig = Rig(peer, limit=1, store=store)
+    *_, last = rig.add(*many(3))
+    rig.restart()
+    with pytest.raises(Bug):
+        rig.run(rig.queue.get_waiting())
+    assert [end.kinds for end in rig.ends] == [["delivered"], ["deferred"]]
+    assert store.noted == ["mx0.test"] * 2
+    assert "u1@b.test" not in peer.arrived()
+    states = [state for batch in store.load() for _, state in batch]
+    assert [part.doubt for state in states for part in state.open] == [None, None]
 
 
 # -- what this host is not capable of ----------------------------------------------------------
