@@ -1,3 +1,3 @@
 """The scenarios of `gwrelay bench`, in the order of its --help."""
 
-NAMES = ("append", "replay", "compaction", "queue_million", "big")
+NAMES = ("append", "replay", "compaction", "queue_million", "big", "session", "sessions")
