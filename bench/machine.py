@@ -1,6 +1,7 @@
 """What a bench ran on, and what a process used: read from /proc, Linux only."""
 
 import os
+import resource
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,12 @@ def usage(pid: int) -> Usage:
         _kib(fields["VmHWM"]),
         (int(times[11]) + int(times[12])) / _TICKS_PER_S,
     )
+
+
+def raise_file_limit() -> None:
+    """Let this process, and those it starts, open as many files as it may at all."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def tree_bytes(directory: Path) -> int:

@@ -1,3 +1,6 @@
 """The scenarios of `gwrelay bench`, in the order of its --help."""
 
-NAMES = ("append", "replay", "compaction", "queue_million", "big", "mx")
+NAMES = (
+    *("append", "replay", "compaction", "queue_million"),
+    *("session", "sessions", "big", "mx"),
+)

@@ -21,6 +21,7 @@ from gwrelay.notation import (
     HostRule,
     Network,
     SmartHost,
+    read_address,
     read_delays,
     read_destination,
     read_duration,
@@ -105,6 +106,7 @@ DURATION_RANGE = Kind(
 DELAYS = Kind("DELAY[*N],...", read_delays, "write delays, like 1m,5m,10m,1h*2,4h", "s", True)
 RATE = Kind("SIZE/s", read_rate, "write bytes a second, like 50M/s", "bytes_s")
 SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
+ADDRESS = Kind("ADDR", read_address, "write one of our addresses, like 192.0.2.1 or 2001:db8::1")
 FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
 LISTENERS = Kind(
     "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
@@ -202,6 +204,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         POOL, "idle-timeout", DURATION, "10s", "Keep a session without mail open this long.")]
     connection_lifetime_s: Annotated[float, Setting(
         POOL, "connection-lifetime", TIMEOUT, "300s", "Begin nothing new in an older session.")]
+    pipelining: Annotated[str, Setting(
+        POOL, "pipelining", choice("yes", "no"), "yes",
+        "Where it is offered, send what need not wait for a reply without waiting.")]
+    rset_mode: Annotated[str, Setting(
+        POOL, "rset-mode", choice("auto", "always", "never"), "auto",
+        "Say RSET after what left a transaction open, before each further message, or never.")]
+    source: Annotated[str, Setting(
+        POOL, "source", ADDRESS, "", "Connect to next hops from this address of ours.")]
 
     retry_delays_s: Annotated[tuple[float, ...], Setting(
         RETRIES, "retry", DELAYS, "1m,5m,10m,20m,40m,1h*2,2h*4,4h",
@@ -301,6 +311,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         TIMEOUTS, "data-timeout", TIMEOUT, "120s", "For the reply to DATA.")]
     block_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "block-timeout", TIMEOUT, "180s", "For each block of content to be taken.")]
+    min_data_rate: Annotated[int, Setting(
+        TIMEOUTS, "min-data-rate", count(), "500",
+        "Bytes a second that content must be taken at, after the time for its first block.")]
     dot_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "dot-timeout", TIMEOUT, "600s",
         "For the reply to the final dot.  Shorter makes duplicates (RFC 5321 4.5.3.2.6).")]

@@ -23,7 +23,8 @@ class ConnectionLost(GatewayError):
 
     `stage` is the stage (message/outcome.py) it happened in; `reason` is for people.  `status`
     is its enhanced status code (RFC 3463), "" for the one that every lost connection has.
-    `ours`: we lack something (descriptors, memory, ports), which says nothing about the host.
+    `ours`: we lack something (descriptors, memory, ports, the source address), which says nothing
+    about the host.
     """
 
     def __init__(self, stage: str, reason: str, status: str = "", *, ours: bool = False) -> None:

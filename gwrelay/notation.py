@@ -184,9 +184,14 @@ def read_smart_host(text: str) -> tuple[SmartHost]:
 def read_resolver(text: str) -> tuple[Endpoint]:
     """A resolver is an address: there is nobody to ask for its name."""
     endpoint = read_endpoint(text, port=53)
-    if not _is_address(endpoint.host):
-        raise ValueError("is not an IP address")
+    read_address(endpoint.host)
     return (endpoint,)
+
+
+def read_address(text: str) -> str:
+    if not _is_address(text):
+        raise ValueError("is not an IP address")
+    return text
 
 
 def read_network(text: str) -> tuple[Network]:

@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import stat
 import threading
 import time
@@ -72,6 +73,8 @@ class Service:
         self._settings = settings
         self._security = build_security(settings)
         warn_of_passwords(settings)
+        if settings.source:
+            _check_source(settings.source)
         directory = _own_directory(settings.spool)
         self.events = EventLog(settings.events)
         try:
@@ -179,6 +182,10 @@ class Service:
             max_sessions=settings.mx_max_sessions,
             reply_max_bytes=settings.reply_max_bytes,
             smtp_port=settings.smtp_port,
+            source=settings.source,
+            min_data_rate=settings.min_data_rate,
+            pipelining=settings.pipelining == "yes",
+            rset_mode=settings.rset_mode,
         )
         smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
         return SmartHostESMTPRelayingManager(
@@ -207,6 +214,18 @@ class Service:
 def _sync_natively(descriptor: int) -> None:
     """fdatasync on a native thread: other greenlets go on while the disk works."""
     gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
+
+
+def _check_source(address: str) -> None:
+    """Raises ConfigError for an address that is not ours: no session could ever be opened."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.bind((address, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"--source {address}: {error.strerror or error}; give an address of this machine"
+        ) from error
 
 
 def _stage_timeouts(settings: Settings) -> dict[str, float]:

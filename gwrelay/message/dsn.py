@@ -1,4 +1,6 @@
-"""Failed recipients → the report their sender gets (RFC 3464, RFC 3461 6, RFC 6533).  Pure.
+"""What became of recipients → the report their sender gets (RFC 3464, RFC 3461 6, RFC 6533).
+
+Pure.
 
 Who is owed a report, and when, is decided elsewhere (queue/settlement.py).  What a next
 hop said is hostile text: it goes in as printable ASCII, on one line, cut to a length.
@@ -11,11 +13,22 @@ from email.utils import formatdate
 from typing import NamedTuple
 
 from gwrelay.message.envelope import Envelope, Recipient, message_name
-from gwrelay.message.outcome import Outcome
+from gwrelay.message.outcome import Kind, Outcome
 
 #: Bytes of the original's header section that are returned (Postfix returns as much).
 HEADERS_MAX_BYTES = 50_000
 _DIAGNOSTIC_MAX = 500
+
+_FAILED_SUBJECT = "Undelivered mail returned to sender"
+_FAILED_WORDS = (
+    "Your message could not be delivered to the recipients below. It will not be",
+    "tried again. The technical reasons and your message's header are attached.",
+)
+_RELAYED_SUBJECT = "Mail relayed"
+_RELAYED_WORDS = (
+    "Your message was handed over for the recipients below to a server that does not",
+    "report deliveries. It may have arrived; no further report will come.",
+)
 
 _NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
 _UNPRINTABLE = re.compile(r"[^ -~]+")
@@ -23,10 +36,17 @@ _XTEXT_ESCAPE = re.compile(r"\+([0-9A-F]{2})")
 
 
 class Failure(NamedTuple):
+    """A recipient that failed, or, with a delivered `outcome`, one that was relayed to a next
+    hop from which no report is to be expected."""
+
     recipient: Recipient
     outcome: Outcome
     #: It never said no: it was put off until its lifetime was over.
     expired: bool
+
+    @property
+    def is_relayed(self) -> bool:
+        return self.outcome.kind is Kind.DELIVERED
 
 
 class Report(NamedTuple):
@@ -73,7 +93,7 @@ def _head(report: Report, name: str, boundary: str) -> bytes:
     fields = (
         ("From", f"Mail Delivery System <MAILER-DAEMON@{report.hostname}>"),
         ("To", f"<{report.envelope.reverse_path}>"),
-        ("Subject", "Undelivered mail returned to sender"),
+        ("Subject", _RELAYED_SUBJECT if _all_relayed(report) else _FAILED_SUBJECT),
         ("Date", formatdate(report.now)),
         ("Message-ID", f"<{name}@{report.hostname}>"),
         # RFC 3834 5: no vacation program shall answer this.
@@ -104,16 +124,18 @@ def header_section(beginning: bytes) -> bytes:
 
 
 def _for_people(report: Report) -> str:
-    lines = [
-        f"This is the mail system at {report.hostname}.",
-        "",
-        "Your message could not be delivered to the recipients below. It will not be",
-        "tried again. The technical reasons and your message's header are attached.",
-        "",
-    ]
-    for failure in report.failures:
-        lines += [_folded(f"<{failure.recipient.address}>: {_why(failure)}", "    "), ""]
+    lines = [f"This is the mail system at {report.hostname}.", ""]
+    for is_relayed, words in ((False, _FAILED_WORDS), (True, _RELAYED_WORDS)):
+        about = [failure for failure in report.failures if failure.is_relayed is is_relayed]
+        if about:
+            lines += [*words, ""]
+        for failure in about:
+            lines += [_folded(f"<{failure.recipient.address}>: {_why(failure)}", "    "), ""]
     return "\r\n".join(lines)
+
+
+def _all_relayed(report: Report) -> bool:
+    return all(failure.is_relayed for failure in report.failures)
 
 
 def _why(failure: Failure) -> str:
@@ -144,14 +166,20 @@ def _recipient_fields(failure: Failure, now: float) -> list[tuple[str, str]]:
         fields.append(("Original-Recipient", f"{kind};{printable(decode_xtext(address))}"))
     address_type = "rfc822" if recipient.address.isascii() else "utf-8"
     fields.append(("Final-Recipient", f"{address_type}; {recipient.address}"))
-    fields.append(("Action", "failed"))
-    fields.append(("Status", "4.4.7" if failure.expired else told.reply.status or "5.0.0"))
+    fields.append(("Action", "relayed" if failure.is_relayed else "failed"))
+    fields.append(("Status", _status_code(failure)))
     if told.heard and told.exchange:
         fields.append(("Remote-MTA", f"dns; {printable(told.exchange)}"))
     source = "smtp" if told.heard else "x-gwrelay"
     fields.append(("Diagnostic-Code", _folded(f"{source}; {printable(str(told.reply))}")))
     fields.append(("Last-Attempt-Date", formatdate(now)))
     return fields
+
+
+def _status_code(failure: Failure) -> str:
+    if failure.is_relayed:
+        return "2.1.9"  # RFC 3463 3.2: relayed to a mailer without DSN
+    return "4.4.7" if failure.expired else failure.outcome.reply.status or "5.0.0"
 
 
 def _block(fields: Iterable[tuple[str, str]]) -> str:

@@ -1,8 +1,10 @@
 """What became of one recipient in one attempt: delivered, deferred or failed.
 
-Pure.  Every reply of a next hop, and every way of losing the connection to it, is judged
-here and nowhere else (RFC 5321 4.2.1, 4.2.4.1; RFC 3463).  What is not understood is
-deferred: a wrong "failed" destroys mail, a wrong "deferred" only costs time.
+Pure.  Every reply of a next hop, and every way of losing the connection to it, is judged here and
+nowhere else, in one table: stage × class of reply → verdict.  A verdict has three parts: for the
+recipients it speaks about, for the host's bad-host mark, and for the session (RFC 5321 3.1, 4.2,
+4.2.5).  What is not understood is deferred: a wrong "failed" destroys mail, a wrong "deferred"
+only costs time.
 """
 
 from enum import Enum
@@ -18,23 +20,106 @@ class Kind(Enum):
     FAILED = "failed"
 
 
-#: The stages of an attempt, in order.  Up to AUTH it is the host that says no, to all
-#: mail alike; from MAIL on it speaks of this message or this recipient.
-DNS = "dns"
-CONNECT = "connect"
-BANNER = "banner"
-EHLO = "ehlo"
-STARTTLS = "starttls"
-AUTH = "auth"
-MAIL = "mail"
-RCPT = "rcpt"
-DATA = "data"
-CONTENT = "content"
-DOT = "dot"
-RSET = "rset"
-QUIT = "quit"
+class Host(Enum):
+    """What becomes of its bad-host mark."""
 
-_ABOUT_THE_MESSAGE = frozenset((MAIL, RCPT, DATA, DOT))
+    ALIVE = "alive"  # taken away: whoever speaks of a message is at work
+    PASSED_OVER = "passed over"  # as it was: it will not have us, or it spoke of us alone
+    BAD = "bad"  # marked: others are asked first for a while
+
+
+class Verdict(NamedTuple):
+    """`kind` is None where the session goes on to its next stage, and nothing is decided yet."""
+
+    kind: Kind | None
+    host: Host
+    #: No further message may use the session.
+    closes: bool
+    #: It may have been delivered, and trying again may deliver it twice (RFC 5321 4.5.3.2.6).
+    in_doubt: bool = False
+
+
+#: The stages of an attempt, in order.  Up to AUTH it is the host that says no, to all mail
+#: alike; from MAIL on it speaks of this message or this recipient.
+DNS, CONNECT, BANNER, EHLO, STARTTLS, AUTH = "dns", "connect", "banner", "ehlo", "starttls", "auth"
+MAIL, RCPT, DATA, CONTENT, DOT = "mail", "rcpt", "data", "content", "dot"
+RSET, QUIT = "rset", "quit"
+
+#: Classes of replies, as columns of the table.  LEAVING announces a close (421, RFC 5321 3.8).
+#: BAFFLED is "I do not understand you", which tells nothing about the mail.  ODD is no reply one
+#: may give here.  LOST is none at all: closed, timed out, or no SMTP.
+POSITIVE, GO_AHEAD, LATER, LEAVING, NO, BAFFLED, ODD, LOST = range(8)
+
+# A cell is three letters.  For the recipients: . go on, + delivered, ~ deferred, x failed,
+# ? deferred and in doubt.  For the host: o alive, - passed over, ! bad.  For the session:
+# = goes on, # closes.
+_TABLE = """
+            2xx  354  4xx  421  5xx  50x  odd  lost
+  dns       ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+  connect   ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#
+  banner    .-=  ~!#  ~!#  ~!#  ~-#  ~-#  ~!#  ~!#
+  ehlo      .-=  ~!#  ~!#  ~!#  ~-=  ~-=  ~!#  ~!#
+  starttls  .-=  ~-#  ~-=  ~!#  ~-=  ~-=  ~-#  ~-#
+  auth      .-=  ~!#  ~!=  ~!#  ~!=  ~!=  ~!#  ~!#
+  mail      .o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ~-#
+  rcpt      .o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ~o#
+  data      ~o#  .o=  ~o=  ~o#  xo=  ~o#  ~o#  ~o#
+  content   ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#
+  dot       +o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ?o#
+  rset      .-=  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+  quit      .-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+"""
+# An EHLO that is refused is followed by HELO in the same session (RFC 5321 3.2).  After a refused
+# STARTTLS or AUTH the session is sound, whatever policy makes of it.  A host whose TLS fails may do
+# well for other mail; one that takes our password for wrong is left alone, for each further try
+# would only make it worse.
+
+_KINDS = {".": None, "+": Kind.DELIVERED, "~": Kind.DEFERRED, "?": Kind.DEFERRED, "x": Kind.FAILED}
+_HOSTS = {"o": Host.ALIVE, "-": Host.PASSED_OVER, "!": Host.BAD}
+
+
+def _verdict(cell: str) -> Verdict:
+    kind, host, session = list(cell)
+    return Verdict(_KINDS[kind], _HOSTS[host], session == "#", kind == "?")
+
+
+_VERDICTS: dict[str, tuple[Verdict, ...]] = {
+    stage: tuple(map(_verdict, cells))
+    for stage, *cells in (line.split() for line in _TABLE.strip().splitlines()[1:])
+}
+
+#: 50x and 555: about the command, unless the enhanced status says that it is about the mail.
+_ABOUT_THE_COMMAND = frozenset((500, 501, 502, 503, 504, 555))
+
+
+def class_of(reply: Reply) -> int:
+    """The column for `reply`.
+
+    "501 5.1.3" and the like are clear refusals; a bare 501, or one with the protocol's own
+    statuses (RFC 3463 3.6: x.5.x), says that the two ends have lost step.
+    """
+    code = reply.code
+    if 200 <= code < 300:
+        return POSITIVE
+    if code == 354:
+        return GO_AHEAD
+    if code == 421:
+        return LEAVING
+    if 400 <= code < 500:
+        return LATER
+    if not 500 <= code < 600:
+        return ODD
+    if code in _ABOUT_THE_COMMAND and reply.status[2:4] in ("", "5."):
+        return BAFFLED
+    return NO
+
+
+def verdict_on(stage: str, reply: Reply) -> Verdict:
+    return _VERDICTS[stage][class_of(reply)]
+
+
+def verdict_on_loss(stage: str) -> Verdict:
+    return _VERDICTS[stage][LOST]
 
 
 class Outcome(NamedTuple):
@@ -55,34 +140,35 @@ class Outcome(NamedTuple):
     tls: str = ""
     #: Why it must not be tried again before an operator has looked; "": it may.
     hold: str = ""
+    #: Delivered to a next hop that knows no DSN, though the sender wants to hear of success: we
+    #: owe the report that says so (RFC 3461 5.2.2).
+    relayed: bool = False
+    #: This machine failed, not the host: no descriptor left, no such source address.
+    ours: bool = False
 
 
 def judge(stage: str, reply: Reply) -> Kind:
-    """The outcome that `reply` at `stage` means for the recipients it speaks about.
-
-    Only a 2xx to the final dot delivers (RFC 5321 4.2.5).  A 5xx is final from MAIL on;
-    before that it is the host's trouble, not the message's, and another host or another
-    hour may do better.
-    """
-    if stage in _ABOUT_THE_MESSAGE:
-        if reply.is_permanent:
-            return Kind.FAILED
-        if stage == DOT and reply.is_positive:
-            return Kind.DELIVERED
-    return Kind.DEFERRED
+    """The outcome that `reply` at `stage` means for the recipients it speaks about, if the
+    attempt goes no further."""
+    return verdict_on(stage, reply).kind or Kind.DEFERRED
 
 
 def of_reply(stage: str, reply: Reply, exchange: str = "", address: str = "") -> Outcome:
-    return Outcome(judge(stage, reply), stage, reply, exchange=exchange, address=address)
+    return Outcome(judge(stage, reply), stage, reply, False, True, exchange, address)
 
 
 def of_loss(lost: ConnectionLost, exchange: str = "", address: str = "") -> Outcome:
     """A connection that broke: deferred always, and in doubt once the dot was sent."""
-    in_doubt = lost.stage == DOT
+    in_doubt = verdict_on_loss(lost.stage).in_doubt
     text = f"{lost} - possible duplicate" if in_doubt else str(lost)
-    status = lost.status or ("4.4.1" if lost.stage == CONNECT else "4.4.2")
-    reply = Reply(421, status, text)
-    return Outcome(Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address)
+    if lost.ours:
+        reply = Reply(451, lost.status or "4.3.0", text)
+    else:
+        status = lost.status or ("4.4.1" if lost.stage == CONNECT else "4.4.2")
+        reply = Reply(421, status, text)
+    return Outcome(
+        Kind.DEFERRED, lost.stage, reply, in_doubt, False, exchange, address, ours=lost.ours
+    )
 
 
 def of_ours(stage: str, reply: Reply) -> Outcome:
@@ -97,20 +183,4 @@ def ends_transaction(reply: Reply) -> bool:
     421 announces a close (RFC 5321 3.8).  What is neither yes nor no says that the two ends
     have lost step: whose answer the next reply is, nobody knows.
     """
-    return reply.code == 421 or reply.code // 100 not in (2, 4, 5)
-
-
-def spoils_session(stage: str, reply: Reply) -> bool:
-    """Whether the session must not carry another message after `reply` at `stage`.
-
-    421 announces a close (RFC 5321 3.8).  Codes outside the grammar, an unexpected 1xx or
-    3xx, and "I do not understand you" (50x, 555) say that the two ends have lost step.
-    """
-    code = reply.code
-    if code == 421 or code in (500, 501, 502, 503, 504, 555):
-        return True
-    if 400 <= code < 600:
-        return False
-    if stage == DATA:
-        return code != 354
-    return not reply.is_positive
+    return reply.code == 354 or class_of(reply) in (LEAVING, ODD)

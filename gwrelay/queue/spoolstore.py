@@ -6,6 +6,8 @@ State is what the spool amends.  The spool's errors become the gateway's here.
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,9 +27,34 @@ from gwrelay.queue.store import (
 logger = logging.getLogger(__name__)
 
 
+class _Notes:
+    """What one write notes, for all who wait for it."""
+
+    def __init__(self) -> None:
+        self.records: list[spool.Record] = []
+        self._written = threading.Event()
+        self._error: BaseException | None = None
+
+    def write(self, log: spool.Spool) -> None:
+        try:
+            log.note(self.records)
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._written.set()
+
+    def wait(self) -> None:
+        self._written.wait()
+        if self._error is not None:
+            raise StoreFailed(f"not noted: {self._error}") from self._error
+
+
 class SpoolStore:
     def __init__(self, log: spool.Spool) -> None:
         self._log = log
+        self._notes = _Notes()
+        self._lock = threading.Lock()
 
     def next_id(self) -> int:
         return self._log.new_key()
@@ -69,8 +96,22 @@ class SpoolStore:
         self._write([change] if report is None else [change, _put(report)], wait=False)
 
     def note(self, message_id: int, state: State) -> None:
-        with _translated():
-            self._log.note([spool.Amend(message_id, encode_state(state))])
+        """One write for all who are ready in the same turn of the loop, by the first of them to
+        have his next one."""
+        record = spool.Amend(message_id, encode_state(state))
+        with self._lock:
+            notes = self._notes
+            notes.records.append(record)
+        time.sleep(0)
+        with self._lock:
+            writes = notes is self._notes
+            if writes:
+                self._notes = _Notes()
+        if writes:
+            with _translated():
+                notes.write(self._log)
+        else:
+            notes.wait()
 
     def flush(self) -> None:
         with _translated():

@@ -15,6 +15,7 @@ from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
+from gwrelay.queue.store import Host
 from gwrelay.relay.site import Site
 
 if TYPE_CHECKING:
@@ -58,12 +59,32 @@ class AttemptManager:
         self._done = done
         #: What the relayer has taken and not yet told about.
         self.in_hand: Delivery | None = None
+        #: Whom the log has it in doubt at since this attempt began.
+        self._noted: Host | None = None
         #: Set when the relayer's session is over and everything it took is settled.
         self.completed = threading.Event()
 
     def take(self, delivery: Delivery) -> None:
         """The relayer begins with `delivery`."""
         self.in_hand = delivery
+        self._noted = None
+
+    def give_back(self, delivery: Delivery) -> None:
+        """The relayer took `delivery` from the site, and will not begin with it."""
+        self._queue.set_waiting(delivery)
+
+    def note_in_doubt(self, host: Host) -> None:
+        """The final dot is about to be sent to `host`, which may have the delivery from then
+        on, whatever is heard of it.  Once for each host is enough.
+
+        Raises StoreFailed when that cannot be noted: then the dot must not be sent.
+        """
+        if self.in_hand is not None and host != self._noted:
+            self._queue.note_in_doubt(self.in_hand, host)
+            self._noted = host
+
+    def is_noted(self, host: Host) -> bool:
+        return host == self._noted
 
     def notify_success(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]

@@ -160,18 +160,6 @@ class SecureGreeting(Greeting):
         return self._approach
 
 
-def condemns(told: Outcome) -> bool:
-    """Whether a host that gave no session is marked bad: when it cannot be reached, or says
-    "not now", or takes our password for wrong, which each further try would only make worse.
-
-    One that says "never" is alive, and only passed over (RFC 5321 3.1); one whose TLS fails may
-    do well for other mail.
-    """
-    if told.stage == outcome.AUTH:
-        return True
-    return not told.reply.is_permanent and not is_tls_failure(told)
-
-
 def is_tls_failure(told: Outcome) -> bool:
     """421 is the word of a host that closes, at this stage as at any other."""
     return told.stage == outcome.STARTTLS and not (told.heard and told.reply.code == 421)

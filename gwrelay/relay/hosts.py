@@ -83,6 +83,17 @@ class SiteHosts:
         """0.0 as long as one address bears no mark; see Plan."""
         return self._calculator.all_marked_until(self.exchanges, self._source)
 
+    def find(self, address: str, port: int) -> Candidate | None:
+        """This address, marked or not; None when it is no longer an exchange's."""
+        for exchange in self.exchanges:
+            if exchange.port == port and address in exchange.addresses:
+                return Candidate(exchange.name, address, port, exchange.preference)
+        return None
+
+    def is_bad(self, candidate: Candidate) -> bool:
+        address, port = candidate.address, candidate.port
+        return self._calculator.bad_until(address, self._source, port) > 0.0
+
     def mark_bad(self, candidate: Candidate, why: Outcome) -> None:
         """No session with `candidate` came about; `why` is how it ended.
 

@@ -18,6 +18,7 @@ from gevent.pool import Group
 
 from gwrelay.errors import AccountingError
 from gwrelay.message import outcome
+from gwrelay.message.envelope import message_name
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.mx.calculator import MXCalculator
@@ -80,6 +81,8 @@ class SmartHostSMTPRelayingManager:
         self._factory = factory or self.factory_class()
         self._max_site_connections = max_site_connections
         self._ended: Ended = ended or _nobody
+        #: Times that a recipient was left in doubt: a later delivery may be its second.
+        self.in_doubt = 0
         self._clock = clock
         self._sites: dict[Hashable, Site] = {}
         self._sweep_above = 1000
@@ -247,7 +250,7 @@ class SmartHostSMTPRelayingManager:
         attempts = AttemptManager(
             self.queue,
             site,
-            ended=self._ended,
+            ended=self._note_end,
             no_connection=self._no_connection,
             done=self._relayer_done,
         )
@@ -288,6 +291,16 @@ class SmartHostSMTPRelayingManager:
             site.dead_until = 0.0
             site.wake(self.queue.hasten)
         return False
+
+    def _note_end(
+        self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
+    ) -> None:
+        for verdict in told.values():
+            if verdict.in_doubt:
+                self.in_doubt += 1
+                name = message_name(delivery.message_id)
+                logger.warning("%s to %s: %s", name, verdict.exchange, verdict.reply)
+        self._ended(delivery, attempt, told, settled)
 
     def _no_connection(self, site: Site, delivery: Delivery, why: Outcome) -> None:
         """None of the site's hosts could be reached: what waits for it waits in vain.

@@ -9,25 +9,33 @@ schedules nor bounces: everything ends at its AttemptManager.
     ESMTPManagedRelayer   EHLO and what it offers; TLS and AUTH as they are demanded
 """
 
-import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
-from gwrelay.errors import AccountingError, ConnectionLost, StoreDamaged, StoreFailed
+from gwrelay.errors import StoreFailed
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
-from gwrelay.mx.candidates import Candidate, Plan
+from gwrelay.mx.candidates import Candidate
 from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.store import Doubt
 from gwrelay.relay.attempt import AttemptManager
-from gwrelay.relay.greeting import Greeting, PlainGreeting, SecureGreeting, condemns
+from gwrelay.relay.greeting import Greeting, PlainGreeting, SecureGreeting
+from gwrelay.relay.recipients import is_incapable, may_ask_another, too_many_at_once
 from gwrelay.relay.security import Security
-from gwrelay.smtp import transaction
-from gwrelay.smtp.connection import TIMEOUTS_S, Connection
+from gwrelay.relay.session import Hosts, RelayerSettings
+from gwrelay.relay.transfer import Mail, Transfer, spool_failed
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "ESMTPManagedRelayer",
+    "ESMTPManagedRelayerFactory",
+    "Hosts",
+    "Mail",
+    "ManagedRelayerMixin",
+    "RelayerSettings",
+    "SMTPManagedRelayer",
+    "SMTPManagedRelayerFactory",
+]
 
 #: RFC 3463 3.4: no host of the destination could be asked at all.
 _NO_HOST = Reply(451, "4.4.1", "no host of the destination could be tried")
@@ -35,47 +43,8 @@ _NO_HOST = Reply(451, "4.4.1", "no host of the destination could be tried")
 _BROKEN_OFF = Reply(451, "4.3.2", "broken off by us; will be tried again")
 
 
-class Mail(Protocol):
-    """Where messages are read: the Queue, as far as a relayer needs it."""
-
-    def get_message(self, message_id: int) -> Message: ...
-    def get_content(self, message_id: int) -> Iterable[bytes]: ...
-
-
-class Hosts(Protocol):
-    """The hosts of one site as they are now: their plan, and their bad-host marks."""
-
-    def plan(self) -> Plan: ...
-    def mark_bad(self, candidate: Candidate, why: Outcome) -> None: ...
-    def mark_good(self, candidate: Candidate) -> None: ...
-    def add_session(self, candidate: Candidate) -> None: ...
-    def remove_session(self, candidate: Candidate) -> None: ...
-
-
-@dataclass(frozen=True)
-class RelayerSettings:
-    """What all relayers of a manager have in common."""
-
-    hostname: str = "localhost"
-    timeouts_s: Mapping[str, float] = field(default_factory=lambda: TIMEOUTS_S)
-    max_messages_per_connection: int = 100
-    recipients_per_message: int = 50
-    #: Seconds a session may be used in all.
-    connection_lifetime_s: float = 300.0
-    #: Seconds a session stays open without mail to carry.
-    idle_timeout_s: float = 10.0
-    #: Hosts that may refuse the same delivery in one attempt (Postfix: 2).
-    max_sessions: int = 2
-    #: Bytes of the longest reply that is read to its end.
-    reply_max_bytes: int = 64 * 1024
-    #: Where exchanges listen that were found by MX.
-    smtp_port: int = 25
-    #: Our address to connect from; "" leaves it to the system.
-    source: str = ""
-
-
 class ManagedRelayerMixin:
-    """Takes deliveries, keeps a session, tells the attempt manager.
+    """Takes deliveries, asks hosts about their recipients, tells the attempt manager.
 
     What a subclass adds is how it introduces itself: its `greeting`.
     """
@@ -92,15 +61,24 @@ class ManagedRelayerMixin:
         self._hosts = hosts
         self._mail = mail
         self._settings = settings
-        self._greeting = greeting
-        self._connection: Connection | None = None
-        #: Whose host has answered MAIL in the present session.
-        self._at_work: Candidate | None = None
-        #: Verdicts on the delivery in hand so far, and whose is just being asked for.
+        self._transfer = Transfer(attempts, hosts, mail, settings, greeting)
+        self._sessions = self._transfer.sessions
+        #: Verdicts on the delivery in hand so far.
         self._told: dict[int, Outcome] = {}
-        self._batch: Sequence[int] = ()
-        #: Set from outside: finish the delivery in hand, then end.
-        self.stopping = False
+
+    @property
+    def stopping(self) -> bool:
+        """Set from outside: finish the delivery in hand, then end."""
+        return self._transfer.stopping
+
+    @stopping.setter
+    def stopping(self, stopping: bool) -> None:
+        self._transfer.stopping = stopping
+
+    @property
+    def is_past_final_dot(self) -> bool:
+        """Whether the message in hand may have been accepted already."""
+        return self._transfer.is_past_final_dot
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
@@ -111,28 +89,18 @@ class ManagedRelayerMixin:
         finally:
             try:
                 self._break_off()
-                self._hang_up()
+                self._sessions.hang_up()
             finally:
                 self.attempts.notify_done(self)
 
-    @property
-    def is_past_final_dot(self) -> bool:
-        """Whether the message in hand may have been accepted already."""
-        connection = self._connection
-        return bool(self._batch) and connection is not None and connection.stage == outcome.DOT
-
     def _break_off(self) -> None:
-        """Ended in the middle of a delivery, by a bug or by being stopped: without QUIT, which
-        could pass for content.  What is known of it counts; only past the final dot is
-        anything in doubt.  When nothing is known it stays in hand."""
+        """Ended in the middle of a delivery, by a bug or by being stopped.  What is known of it
+        counts, and so does what the log has noted; when nothing is known it stays in hand."""
+        self._transfer.give_back()
         delivery = self.attempts.in_hand
         if delivery is None:
             return
-        if self.is_past_final_dot and self._connection is not None:
-            lost = ConnectionLost(outcome.DOT, "broken off by us")
-            verdict = outcome.of_loss(lost, self._connection.exchange, self._connection.address)
-            self._told |= dict.fromkeys(self._batch, verdict)
-        self._drop()
+        self._told |= self._transfer.break_off()
         if self._told:
             unknown = outcome.of_ours(outcome.CONNECT, _BROKEN_OFF)
             told = dict.fromkeys(delivery.recipients, unknown) | self._told
@@ -141,30 +109,41 @@ class ManagedRelayerMixin:
     def relay(self, delivery: Delivery) -> None:
         """One attempt at one delivery, over as many hosts as it takes and is allowed."""
         told = self._told = {}
-        self._batch = ()
         self.attempts.take(delivery)
         try:
             message = self._mail.get_message(delivery.message_id)
         except StoreFailed as error:
-            self.attempts.notify_failure(self, delivery, _unreadable(delivery.recipients, error))
+            self.attempts.notify_failure(self, delivery, spool_failed(delivery.recipients, error))
             return
+        doubt = delivery.doubt
         unreached: Outcome | None = None
         sessions = 0
-        for candidate in self._candidates():
-            pending = [n for n in delivery.recipients if _may_ask_another(told.get(n))]
+        for candidate in self._candidates(doubt):
+            pending = [n for n in delivery.recipients if may_ask_another(told.get(n), doubt)]
             if not pending or sessions == self._settings.max_sessions:
                 break
             passed_over = self._over(candidate, message, pending)
-            if passed_over is None:
-                sessions += 1
-            else:
+            if passed_over is not None:
                 unreached = passed_over
-        self._notify(delivery, told, unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST))
+            elif not is_incapable(told[pending[0]]):  # of the message, hence of each recipient
+                sessions += 1
+        self._notify(delivery, unreached)
 
-    def _notify(self, delivery: Delivery, told: Mapping[int, Outcome], unreached: Outcome) -> None:
-        if not told:
-            self.attempts.notify_no_connection(self, delivery, unreached)
-        elif all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
+    def _notify(self, delivery: Delivery, unreached: Outcome | None) -> None:
+        """Tell how the attempt at `delivery` ended; `unreached` is why a host was passed over."""
+        told = self._told
+        if unreached is not None:
+            # That host might have been capable of what the others were not.
+            for n, verdict in told.items():
+                if is_incapable(verdict):
+                    told[n] = verdict._replace(kind=Kind.DEFERRED)
+        if len(told) < len(delivery.recipients):
+            unreached = unreached or outcome.of_ours(outcome.CONNECT, _NO_HOST)
+            if not told and not unreached.ours:
+                self.attempts.notify_no_connection(self, delivery, unreached)
+                return
+            told = dict.fromkeys(delivery.recipients, unreached) | told
+        if all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
             self.attempts.notify_success(self, delivery, told)
         else:
             self.attempts.notify_failure(self, delivery, told)
@@ -172,19 +151,29 @@ class ManagedRelayerMixin:
     def _next(self) -> Delivery | None:
         if self.stopping:
             return None
-        kept = self._connection is not None and self._may_be_kept(self._connection)
+        upcoming = self._transfer.take_upcoming()
+        if upcoming is not None:
+            return upcoming
+        kept = self._sessions.may_be_kept
         return self.attempts.site.take(self._settings.idle_timeout_s if kept else 0.0)
 
-    def _candidates(self) -> Sequence[Candidate]:
-        """The present plan; the session we have goes first if its host is as good as any."""
+    def _candidates(self, doubt: Doubt | None) -> Sequence[Candidate]:
+        """The present plan.  The host that a delivery is in doubt at comes before all others,
+        marked or not; else the session we have, if its host is unmarked, and preferred as much
+        as any."""
         candidates = self._hosts.plan().candidates
-        current = self._connection
-        if current is None:
+        if doubt is not None:
+            doubted = self._hosts.find(doubt.host.address, doubt.host.port)
+            others = tuple(c for c in candidates if c != doubted)
+            return others if doubted is None else (doubted, *others)
+        if self._sessions.connection is None:
             return candidates
         for candidate in candidates:
             if candidate.preference != candidates[0].preference:
                 break
-            if self._leads_to(current, candidate):
+            if self._sessions.leads_to(candidate):
+                if candidate is candidates[0] or self._hosts.is_bad(candidate):
+                    return candidates
                 return (candidate, *(c for c in candidates if c is not candidate))
         return candidates
 
@@ -195,135 +184,27 @@ class ManagedRelayerMixin:
         waiting = list(pending)
         while waiting:
             batch = waiting[: self._settings.recipients_per_message]
-            self._batch = batch
-            answer = self._transact(candidate, message, batch)
-            self._batch = ()
+            is_last = len(batch) == len(waiting)
+            answer = self._transfer.send(candidate, message, batch, is_last=is_last)
             if isinstance(answer, Outcome):
                 if len(waiting) == len(pending):
                     return answer
-                self._told |= dict.fromkeys(waiting, answer)
+                self._note(dict.fromkeys(waiting, answer))
                 return None
-            again = _too_many_at_once(batch, answer)
+            again = too_many_at_once(batch, answer)
             waiting = again + waiting[len(batch) :]
-            self._told |= {n: answer[n] for n in batch if n not in again}
+            for n in again:
+                del answer[n]
+            self._note(answer)
         return None
 
-    def _transact(
-        self, candidate: Candidate, message: Message, batch: Sequence[int]
-    ) -> dict[int, Outcome] | Outcome:
-        """One transaction.  A kept session found broken is replaced once, at no charge."""
-        envelope = message.envelope
-        sending = transaction.Transaction(
-            envelope,
-            [envelope.recipients[n] for n in batch],
-            message.size_bytes,
-            self._mail.get_content(message.id),
-        )
-        while True:
-            connection = self._session(candidate)
-            if isinstance(connection, Outcome):
-                return connection
-            was_kept = connection.transactions > 0
-            try:
-                told = transaction.send(connection, sending)
-            except ConnectionLost as lost:
-                self._drop()
-                if was_kept:
-                    continue
-                verdict = outcome.of_loss(lost, candidate.exchange, candidate.address)
-                return dict.fromkeys(batch, verdict)
-            except StoreFailed as error:
-                # Half of the content may be out: only breaking off keeps the other end
-                # from taking it for the whole.
-                self._drop()
-                return _unreadable(batch, error)
-            self._hosts.mark_good(candidate)
-            if connection.tls:
-                told = [verdict._replace(tls=connection.tls) for verdict in told]
-            if self._at_work is None:
-                self._at_work = candidate
-                self._hosts.add_session(candidate)
-            return dict(zip(batch, told, strict=True))
-
-    def _leads_to(self, connection: Connection, candidate: Candidate) -> bool:
-        port = candidate.port or self._settings.smtp_port
-        return connection.address == candidate.address and connection.port == port
-
-    def _session(self, candidate: Candidate) -> Connection | Outcome:
-        """The session we have, if it may carry another message there, or a new one."""
-        current, delivery = self._connection, self.attempts.in_hand
-        if delivery is None:
-            raise AccountingError("a session is asked for without a delivery")
-        if current is not None:
-            if (
-                self._leads_to(current, candidate)
-                and self._may_be_kept(current)
-                and self._greeting.suits(current, candidate, delivery)
-                and current.is_quiet()
-            ):
-                return current
-            self._hang_up()
-        no_use = self._greeting.prepare(candidate, delivery)
-        return no_use or self._open(candidate)
-
-    def _may_be_kept(self, connection: Connection) -> bool:
-        """Whether it may carry another message, as far as we are concerned."""
-        settings = self._settings
-        return (
-            not connection.spoiled
-            and connection.is_open
-            and connection.transactions < settings.max_messages_per_connection
-            and connection.age_s < settings.connection_lifetime_s
-        )
-
-    def _open(self, candidate: Candidate) -> Connection | Outcome:
-        """Connect and greet, and when there is another way for the same host, that way."""
-        opened = self._begin(candidate)
-        while isinstance(opened, Outcome) and self._greeting.failed(candidate, opened):
-            opened = self._begin(candidate)
-        return opened
-
-    def _begin(self, candidate: Candidate) -> Connection | Outcome:
-        settings = self._settings
-        connection = self._connection = Connection(
-            settings.hostname,
-            timeouts_s=settings.timeouts_s,
-            reply_max_bytes=settings.reply_max_bytes,
-            source=settings.source,
-        )
-        ours = False
-        try:
-            reply = self._greeting.connect(connection, candidate)
-            if reply.is_positive:
-                reply = self._greeting.greet(connection)
-            if reply.is_positive:
-                self._greeting.succeeded(connection)
-                return connection
-            told = outcome.of_reply(connection.stage, reply, candidate.exchange, candidate.address)
-        except ConnectionLost as lost:
-            told = outcome.of_loss(lost, candidate.exchange, candidate.address)
-            ours = lost.ours
-        logger.info("%s[%s]: %s", candidate.exchange, candidate.address, told.reply)
-        if condemns(told) and not ours:
-            self._hosts.mark_bad(candidate, told)
-        self._hang_up()
-        return told
-
-    def _hang_up(self) -> None:
-        if self._connection is not None:
-            self._connection.quit()
-        self._forget_session()
-
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._forget_session()
-
-    def _forget_session(self) -> None:
-        self._connection = None
-        if self._at_work is not None:
-            self._hosts.remove_session(self._at_work)
-            self._at_work = None
+    def _note(self, answer: Mapping[int, Outcome]) -> None:
+        """What a host said.  That it is not capable of the message is its last word only as long
+        as no other has put the message off."""
+        told = self._told
+        for n, verdict in answer.items():
+            if not (is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
+                told[n] = verdict
 
 
 class SMTPManagedRelayer(ManagedRelayerMixin):
@@ -376,29 +257,3 @@ class ESMTPManagedRelayerFactory(SMTPManagedRelayerFactory):
         self, attempts: AttemptManager, hosts: Hosts, mail: Mail
     ) -> ManagedRelayerMixin:
         return ESMTPManagedRelayer(attempts, hosts, mail, self.settings, self._security)
-
-
-def _may_ask_another(verdict: Outcome | None) -> bool:
-    """Whether another host may be asked about this recipient in the same attempt.
-
-    Not when it is in doubt: another host would surely deliver it a second time.  Nor when it
-    is to be held: what is damaged is damaged for all of them.
-    """
-    return verdict is None or (
-        verdict.kind is Kind.DEFERRED and not verdict.in_doubt and not verdict.hold
-    )
-
-
-def _too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
-    """Those refused only for being too many in one transaction: they go in the next one, at
-    once (RFC 5321 4.5.3.1.10), provided that this one took some."""
-    refused = [n for n in batch if told[n].reply.code == 452 and told[n].reply.status == "4.5.3"]
-    refused = [n for n in refused if told[n].stage == outcome.RCPT]
-    return refused if len(refused) < len(batch) else []
-
-
-def _unreadable(recipients: Iterable[int], error: StoreFailed) -> dict[int, Outcome]:
-    reply = Reply(451, "4.3.0", f"the spooled message cannot be read: {error}")
-    hold = str(error) if isinstance(error, StoreDamaged) else ""
-    told = outcome.of_ours(outcome.CONTENT, reply)._replace(hold=hold)
-    return dict.fromkeys(recipients, told)

@@ -165,6 +165,11 @@ class Site:
         return self.hosts.sessions > 0 and not self.hosts.all_marked_until
 
     @property
+    def is_full(self) -> bool:
+        """No further relayer may come: what is ready waits for those that are there."""
+        return self.relayers >= self._window
+
+    @property
     def is_unused(self) -> bool:
         return not self.ready and not self.relayers
 

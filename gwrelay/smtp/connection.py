@@ -17,6 +17,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from gwrelay.errors import ConnectionLost, SessionRefused
 from gwrelay.message import outcome
@@ -47,8 +48,13 @@ RECEIVE_BYTES = 16 * 1024
 
 #: RFC 5321 4.5.3.1.4; an initial response that makes AUTH longer is sent apart (RFC 4954 4).
 _COMMAND_BYTES = 512
+
+#: Bytes a second that content must be taken at, one block's time aside.  A next hop that takes
+#: one byte now and then would hold a session for days.
+MIN_DATA_RATE = 500
+
 #: Why no connection can begin that is nothing about the other end: no descriptor, no memory, no
-#: free port, or --source is no address of this machine.
+#: free port.
 _OURS = frozenset(
     (
         *(errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM),
@@ -76,19 +82,32 @@ class _Client(smtplib.SMTP):
         """Connect to one address; smtplib's own connect() would resolve and try several."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
-            # Inside: no descriptor left, or no IPv6 here, is a connection we do not get.
             sock = self.sock = socket.socket(family, socket.SOCK_STREAM)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(self._timeouts_s[outcome.CONNECT])
             if source:
-                sock.bind((source, 0))
+                self._bind(sock, source)
             sock.connect((address, port))
         except OSError as error:
             self.close()
             ours = error.errno in _OURS
             raise ConnectionLost(outcome.CONNECT, _reason(error), ours=ours) from error
 
+    def _bind(self, sock: socket.socket, source: str) -> None:
+        """Whatever is wrong with our own address, the host has no part in it."""
+        try:
+            sock.bind((source, 0))
+        except OSError as error:
+            self.close()
+            reason = f"cannot connect from {source}: {_reason(error)}"
+            raise ConnectionLost(outcome.CONNECT, reason, ours=True) from error
+
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
+        octets = s.encode(self.command_encoding) if isinstance(s, str) else s
+        self.write(octets, self._timeouts_s[self.stage])
+
+    def write(self, octets: bytes, within_s: float) -> None:
+        """All of `octets`, within `within_s` seconds in all."""
         if self.sock is None:
             raise ConnectionLost(self.stage, "connection is closed")
         if len(self.reader):
@@ -96,13 +115,13 @@ class _Client(smtplib.SMTP):
             self.close()
             raise ConnectionLost(self.stage, "a reply came that nobody had asked for")
         try:
-            self.sock.settimeout(self._timeouts_s[self.stage])
-            octets = s.encode(self.command_encoding) if isinstance(s, str) else s
+            self.sock.settimeout(within_s)
             # Nearly always one send() takes it all; gevent's sendall() asks the kernel for the
             # size of the socket's buffer each time.
+            began = self._clock()
             sent = self.sock.send(octets)
             if sent < len(octets):
-                self.sock.sendall(memoryview(octets)[sent:])
+                self._write_rest(memoryview(octets)[sent:], began + within_s)
         except OSError as error:
             self.close()
             raise ConnectionLost(self.stage, _reason(error)) from error
@@ -116,22 +135,45 @@ class _Client(smtplib.SMTP):
             raise ConnectionLost(self.stage, "connection is closed")
         return self.sock
 
+    def _write_rest(self, octets: memoryview, deadline: float) -> None:
+        left_s = deadline - self._clock()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        sock = self.connected()
+        # Its timeout holds for the whole call, not for each part that is taken.
+        sock.settimeout(left_s)
+        sock.sendall(octets)
+
     def getreply(self) -> tuple[int, bytes]:
+        """For smtplib."""
+        reply = self.read()
+        return reply.code, reply.text.encode("utf-8", "replace")
+
+    def read(self) -> Reply:
         """One reply within the stage's time, however slowly it trickles."""
-        deadline = self.deadline()
         try:
-            while (reply := self.reader.next()) is None:
-                self.reader.feed(self._receive(deadline))
+            reply = self.reader.next()
+            if reply is None:
+                reply = self._await_reply()
         except ProtocolError as error:
             self.close()
             raise ConnectionLost(self.stage, str(error)) from error
         self.reply = reply
-        return reply.code, reply.text.encode("utf-8", "replace")
+        return reply
 
-    def _receive(self, deadline: float) -> bytes:
+    def _await_reply(self) -> Reply:
+        left_s = self._timeouts_s[self.stage]
+        deadline = self._clock() + left_s
+        while True:
+            self.reader.feed(self._receive(left_s))
+            reply = self.reader.next()
+            if reply is not None:
+                return reply
+            left_s = deadline - self._clock()
+
+    def _receive(self, left_s: float) -> bytes:
         if self.sock is None:
             raise ConnectionLost(self.stage, "connection is closed")
-        left_s = deadline - self._clock()
         try:
             if left_s <= 0:
                 raise TimeoutError("timed out")
@@ -156,9 +198,15 @@ class Connection:
         timeouts_s: Mapping[str, float] = TIMEOUTS_S,
         reply_max_bytes: int = 64 * 1024,
         source: str = "",
+        min_data_rate: float = MIN_DATA_RATE,
+        pipelining: bool = True,
     ) -> None:
         self._client = _Client(local_hostname, timeouts_s, reply_max_bytes)
         self._source = source
+        self._block_s = timeouts_s[outcome.CONTENT]
+        #: Bytes a second that content must be taken at.
+        self.min_data_rate = min_data_rate
+        self._pipelining = pipelining
         self._opened_at = time.monotonic()
         self.exchange = ""
         self.address = ""
@@ -167,11 +215,15 @@ class Connection:
         self.transactions = 0
         #: The two ends may have lost step: no further message may use this session.
         self.spoiled = False
+        #: On the reply that was read last.
+        self.verdict = outcome.verdict_on_loss(outcome.CONNECT)
         #: A transaction was left open: RSET must come before the next MAIL.
         self.needs_rset = False
         #: How it is encrypted, for people: version, cipher, "verified" or "unverified".
         self.tls = ""
         self.is_verified = False
+        #: Whose envelope was sent along with the final dot before; its replies are still to come.
+        self.sent_ahead: object | None = None
 
     def open(
         self,
@@ -329,11 +381,13 @@ class Connection:
         return extension in self._client.esmtp_features
 
     @property
+    def may_pipeline(self) -> bool:
+        return self._pipelining and "pipelining" in self._client.esmtp_features
+
+    @property
     def size_limit_bytes(self) -> int:
         """What SIZE announces (RFC 1870 4); 0 when it names no limit."""
-        announced = str(self._client.esmtp_features.get("size", "")).strip()
-        # At most 20 digits (RFC 1870 4): int() refuses thousands of them by ValueError.
-        return int(announced) if re.fullmatch("[0-9]{1,20}", announced) else 0
+        return _size_limit_bytes(self._client.esmtp_features.get("size", ""))
 
     def command(self, stage: str, line: bytes) -> Reply:
         self.send(stage, line)
@@ -343,14 +397,32 @@ class Connection:
         self._client.stage = stage
         self._client.send(octets)
 
+    def send_block(self, stage: str, octets: bytes, began: float, sent_bytes: int) -> None:
+        """One block of content, of which `sent_bytes` are gone since `began` (monotonic).
+
+        A block has its own time (RFC 5321 4.5.3.2.5); all of them together have that of one
+        block, and what they take at the least data rate.  `stage` is DOT for a block that may
+        be lost when the final dot in it is not.
+        """
+        client = self._client
+        client.stage = stage
+        within_s = self._block_s
+        if sent_bytes:
+            allowed_s = within_s + (sent_bytes + len(octets)) / self.min_data_rate
+            within_s = min(within_s, began + allowed_s - time.monotonic())
+        if within_s <= 0:
+            self.close()
+            raise ConnectionLost(outcome.CONTENT, "content is taken too slowly")
+        client.write(octets, within_s)
+
     def read(self, stage: str, *, moot: bool = False) -> Reply:
         """The next reply.  `moot`: to a pipelined command that an earlier refusal undid, so
         that "out of sequence" is the right answer and no sign of lost step."""
         client = self._client
         client.stage = stage
-        client.getreply()
-        reply = client.reply
-        if not (moot and reply.is_permanent) and outcome.spoils_session(stage, reply):
+        reply = client.read()
+        verdict = self.verdict = outcome.verdict_on(stage, reply)
+        if verdict.closes and not (moot and reply.is_permanent):
             self.spoiled = True
         return reply
 
@@ -374,6 +446,10 @@ class Connection:
 
     def quit(self) -> None:
         """Say QUIT and hang up; nobody waits for the answer."""
+        if self.sent_ahead is not None:
+            # Its DATA may have been taken, and QUIT would be content.
+            self.close()
+            return
         try:
             self.send(outcome.QUIT, b"QUIT\r\n")
         except ConnectionLost:
@@ -392,6 +468,13 @@ class Connection:
 
 def _to_base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
+
+
+@lru_cache(maxsize=64)
+def _size_limit_bytes(announced: str) -> int:
+    """At most 20 digits (RFC 1870 4): int() refuses thousands of them by ValueError."""
+    announced = announced.strip()
+    return int(announced) if re.fullmatch("[0-9]{1,20}", announced) else 0
 
 
 def _reason(error: OSError | ValueError) -> str:

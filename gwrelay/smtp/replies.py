@@ -5,13 +5,17 @@ success: anything outside the grammar is a ProtocolError, and the mail is deferr
 """
 
 import re
+from functools import lru_cache
 
 from gwrelay.errors import GatewayError
 from gwrelay.message.reply import Reply
 
 #: RFC 5321 4.5.3.1.5 allows 512 bytes a line; longer ones are seen, endless ones are hostile.
 MAX_LINE_BYTES = 8192
-MAX_LINES = 200
+MAX_LINES = 100
+
+#: Longer lines are not remembered, so that hostile ones cost no memory.
+_SHORT_BYTES = 128
 
 _STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
 
@@ -49,7 +53,7 @@ class ReplyReader:
         # Nearly every reply is one line, and nearly every read brings exactly one reply.
         if end and not self._texts and buffer[3:4] in b" \r\n":
             self._buffer = buffer[end:]
-            return _reply(_code(buffer), [_text(buffer[:end])])
+            return _short(buffer[:end]) if end <= _SHORT_BYTES else _of_one_line(buffer[:end])
         return self._next_of_many_lines()
 
     def _next_of_many_lines(self) -> Reply | None:
@@ -73,6 +77,14 @@ class ReplyReader:
         if len(self._buffer) > MAX_LINE_BYTES:
             raise ProtocolError(f"reply line of more than {MAX_LINE_BYTES} bytes")
         return None
+
+
+def _of_one_line(line: bytes) -> Reply:
+    return _reply(_code(line), [_text(line)])
+
+
+# Servers say the same few lines over and over: three of the four replies to a message.
+_short = lru_cache(maxsize=256)(_of_one_line)
 
 
 def _code(line: bytes) -> int:

@@ -6,8 +6,9 @@ Pure.  Content is canonical: CRLF line ends only, as the accepting session made 
 from collections.abc import Iterable, Iterator
 
 
-def on_the_wire(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """`pieces`, which may be cut anywhere, as blocks to send; the last has the final dot.
+def on_the_wire(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """`pieces`, which may be cut anywhere, as blocks to send, and whether each is the last,
+    which has the final dot.
 
     The dot travels with the last block: one packet fewer for a small message, and a send
     that fails is known not to have sent it.
@@ -19,10 +20,10 @@ def on_the_wire(pieces: Iterable[bytes]) -> Iterator[bytes]:
         if not piece:
             continue
         if waiting:
-            yield waiting
+            yield waiting, False
         waiting = _stuff(piece, before)
         before = piece[-2:] if len(piece) > 1 else before[-1:] + piece
-    yield waiting + (b".\r\n" if before == b"\r\n" else b"\r\n.\r\n")
+    yield waiting + (b".\r\n" if before == b"\r\n" else b"\r\n.\r\n"), True
 
 
 def _stuff(piece: bytes, before: bytes) -> bytes:

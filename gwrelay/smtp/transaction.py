@@ -3,24 +3,30 @@
 Gives one Outcome for each recipient, never fewer; never decides about retries, other
 hosts or bounces.  Losing the connection is in the outcomes too: what was refused before
 stays refused, the rest is deferred, and in doubt once the final dot was sent.
+
+The next envelope may go along with the final dot (RFC 2920 3.1): the reply to the dot still
+comes first, and what goes along is nothing but commands, so that no more than the one message
+is ever in doubt.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gwrelay.errors import AccountingError, ConnectionLost
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Envelope, Recipient
-from gwrelay.message.outcome import Outcome
+from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.smtp.connection import Connection
+from gwrelay.smtp.conversion import MAX_CONVERTED_BYTES, to_7bit
 from gwrelay.smtp.stuffing import on_the_wire
 
 #: Content goes out in blocks of this size, each with its own timer (RFC 5321 4.5.3.2.5).
 BLOCK_BYTES = 64 * 1024
 
 _TOO_LARGE = "message of {} bytes exceeds the {} bytes that {} takes"
-_NO_8BIT = "content is not 7-bit clean and {} does not offer 8BITMIME"
+_NO_8BIT = "content is not 7-bit clean, cannot be made so, and {} does not offer 8BITMIME"
 _NO_UTF8 = "address or header needs SMTPUTF8, which {} does not offer"
 
 
@@ -33,37 +39,76 @@ class Transaction(NamedTuple):
     content: Iterable[bytes]
 
 
-def send(connection: Connection, transaction: Transaction) -> list[Outcome]:
+#: Told when all but the last block of content is gone, with the number of recipients accepted:
+#: from here on they may be delivered.  What it returns goes along with the final dot, and must be
+#: the next to be sent over the session.
+BeforeDot = Callable[[int], Transaction | None]
+
+
+def _alone(accepted: int) -> None:
+    """Nothing goes along with the final dot."""
+
+
+def send(
+    connection: Connection, transaction: Transaction, before_dot: BeforeDot = _alone
+) -> list[Outcome]:
     """Outcomes in the order of `transaction.recipients`.
 
     Raises ConnectionLost only when nothing at all is known yet (lost before the reply to
     MAIL): then the host failed, not the message, and another may be asked at once.
     """
-    refusal = _impossible(connection, transaction)
-    if refusal is not None:
-        said = _who(outcome.of_ours(outcome.MAIL, refusal), connection)
+    fitting: Transaction | Reply = transaction
+    if connection.sent_ahead is None and not fits(connection, transaction):
+        fitting = _made_to_fit(connection, transaction)
+    if isinstance(fitting, Reply):
+        said = _who(outcome.of_ours(outcome.MAIL, fitting), connection)
         return [said] * len(transaction.recipients)
     if connection.needs_rset:
         _reset(connection)
     connection.transactions += 1
-    if connection.offers("pipelining"):
-        outcomes = _pipelined(connection, transaction)
+    if connection.may_pipeline:
+        outcomes = _pipelined(connection, fitting, before_dot)
     else:
-        outcomes = _in_lockstep(connection, transaction)
+        outcomes = _in_lockstep(connection, fitting, before_dot)
     return _complete(outcomes)
 
 
-def _impossible(connection: Connection, transaction: Transaction) -> Reply | None:
-    """Why this next hop cannot take this message, before it is asked; None when it can."""
+def fits(connection: Connection, transaction: Transaction) -> bool:
+    """Whether this next hop can take this message as it is."""
+    limit = connection.size_limit_bytes
+    envelope = transaction.envelope
+    return (
+        not (limit and transaction.size_bytes > limit)
+        and not (envelope.smtputf8 and not connection.offers("smtputf8"))
+        and not (envelope.body != "7BIT" and not connection.offers("8bitmime"))
+    )
+
+
+def _made_to_fit(connection: Connection, transaction: Transaction) -> Transaction | Reply:
+    """`transaction` as this next hop can take it, or why it cannot, before it is asked."""
+    envelope = transaction.envelope
+    if envelope.smtputf8 and not connection.offers("smtputf8"):
+        return Reply(550, "5.6.7", _NO_UTF8.format(connection.exchange))
+    if envelope.body != "7BIT" and not connection.offers("8bitmime"):
+        converted = None
+        if transaction.size_bytes <= MAX_CONVERTED_BYTES:
+            converted = to_7bit(transaction.content, _let_others_run)
+        if converted is None:
+            return Reply(554, "5.6.3", _NO_8BIT.format(connection.exchange))
+        transaction = transaction._replace(
+            envelope=envelope._replace(body="7BIT"),
+            size_bytes=len(converted),
+            content=(converted,),
+        )
     limit = connection.size_limit_bytes
     if limit and transaction.size_bytes > limit:
         text = _TOO_LARGE.format(transaction.size_bytes, limit, connection.exchange)
         return Reply(552, "5.3.4", text)
-    if transaction.envelope.smtputf8 and not connection.offers("smtputf8"):
-        return Reply(550, "5.6.7", _NO_UTF8.format(connection.exchange))
-    if transaction.envelope.body != "7BIT" and not connection.offers("8bitmime"):
-        return Reply(554, "5.6.3", _NO_8BIT.format(connection.exchange))
-    return None
+    return transaction
+
+
+def _let_others_run() -> None:
+    time.sleep(0)
 
 
 def _reset(connection: Connection) -> None:
@@ -102,32 +147,51 @@ def rcpt_command(connection: Connection, recipient: Recipient) -> bytes:
     return f"{line}\r\n".encode()
 
 
-def _pipelined(connection: Connection, transaction: Transaction) -> list[Outcome | None]:
-    """MAIL, every RCPT and DATA in one write; the replies come in order (RFC 2920 3.1)."""
+def _envelope_commands(connection: Connection, transaction: Transaction) -> bytes:
+    """MAIL, every RCPT and DATA, for one write; the replies come in order (RFC 2920 3.1)."""
     commands = [mail_command(connection, transaction.envelope, transaction.size_bytes)]
     commands += [rcpt_command(connection, recipient) for recipient in transaction.recipients]
     commands.append(b"DATA\r\n")
+    return b"".join(commands)
+
+
+def _pipelined(
+    connection: Connection, transaction: Transaction, before_dot: BeforeDot
+) -> list[Outcome | None]:
     outcomes: list[Outcome | None] = [None] * len(transaction.recipients)
-    connection.send(outcome.MAIL, b"".join(commands))
+    went_ahead = connection.sent_ahead is not None
+    if not went_ahead:
+        connection.send(outcome.MAIL, _envelope_commands(connection, transaction))
+    elif connection.sent_ahead is not transaction:
+        raise AccountingError("another envelope is on its way")
+    connection.sent_ahead = None
     mail = connection.read(outcome.MAIL)
-    connection.needs_rset = mail.is_positive
-    if not mail.is_positive:
+    refused = not mail.is_positive
+    connection.needs_rset = not refused
+    if refused:
+        ends = outcome.ends_transaction(mail)
+        if ends and went_ahead:
+            # Said to the session after its last message, not to this one.
+            connection.close()
+            raise ConnectionLost(outcome.MAIL, str(mail))
         # Known from here on: the other end may hang up before it answers the rest.
         _fill(outcomes, _judged(connection, outcome.MAIL, mail))
-    if outcome.ends_transaction(mail):
-        return outcomes
+        if ends:
+            return outcomes
     try:
         for n in range(len(outcomes)):
-            reply = connection.read(outcome.RCPT, moot=not mail.is_positive)
+            reply = connection.read(outcome.RCPT, moot=refused)
             _note_rcpt(connection, outcomes, n, reply)
         go_ahead = connection.read(outcome.DATA, moot=None not in outcomes)
-        _data(connection, transaction, outcomes, go_ahead)
+        _data(connection, transaction, outcomes, go_ahead, before_dot)
     except ConnectionLost as lost:
         _lose(connection, outcomes, lost)
     return outcomes
 
 
-def _in_lockstep(connection: Connection, transaction: Transaction) -> list[Outcome | None]:
+def _in_lockstep(
+    connection: Connection, transaction: Transaction, before_dot: BeforeDot
+) -> list[Outcome | None]:
     """One command, one reply."""
     outcomes: list[Outcome | None] = [None] * len(transaction.recipients)
     line = mail_command(connection, transaction.envelope, transaction.size_bytes)
@@ -142,7 +206,7 @@ def _in_lockstep(connection: Connection, transaction: Transaction) -> list[Outco
             _note_rcpt(connection, outcomes, n, reply)
         if None in outcomes:
             reply = connection.command(outcome.DATA, b"DATA\r\n")
-            _data(connection, transaction, outcomes, reply)
+            _data(connection, transaction, outcomes, reply, before_dot)
     except ConnectionLost as lost:
         _lose(connection, outcomes, lost)
     return outcomes
@@ -155,7 +219,9 @@ def _note_rcpt(
 
     When MAIL was refused, that is the reason to report: the RCPTs only fail behind it.
     """
-    if outcomes[n] is None and not reply.is_positive:
+    if reply.is_positive:
+        return
+    if outcomes[n] is None:
         outcomes[n] = _judged(connection, outcome.RCPT, reply)
     if outcome.ends_transaction(reply):
         raise ConnectionLost(outcome.RCPT, str(reply))
@@ -166,41 +232,64 @@ def _data(
     transaction: Transaction,
     outcomes: list[Outcome | None],
     go_ahead: Reply,
+    before_dot: BeforeDot,
 ) -> None:
     """`outcomes` has None for those whose RCPT was accepted; fills these."""
-    wanted = None in outcomes
+    accepted = outcomes.count(None)
     if go_ahead.code == 354:
         # All recipients refused, and still a go-ahead: an empty message reaches nobody
         # (RFC 2920 3.1).
-        _send_content(connection, transaction.content if wanted else ())
+        _send_content(connection, transaction.content if accepted else (), accepted, before_dot)
         final = connection.read(outcome.DOT)
         connection.needs_rset = False
         stage = outcome.DOT
     else:
         final, stage = go_ahead, outcome.DATA
-    if wanted:
+    if accepted:
         _fill(outcomes, _judged(connection, stage, final))
+        if not connection.offers("dsn"):
+            _note_relayed(transaction, outcomes)
 
 
-def _send_content(connection: Connection, pieces: Iterable[bytes]) -> None:
+def _note_relayed(transaction: Transaction, outcomes: list[Outcome | None]) -> None:
+    """A next hop that was not told of NOTIFY=SUCCESS will not report it (RFC 3461 5.2.2)."""
+    for n, recipient in enumerate(transaction.recipients):
+        told = outcomes[n]
+        if "SUCCESS" in recipient.notify and told is not None and told.kind is Kind.DELIVERED:
+            outcomes[n] = told._replace(relayed=True)
+
+
+def _send_content(
+    connection: Connection, pieces: Iterable[bytes], accepted: int, before_dot: BeforeDot
+) -> None:
     """Content and final dot.  A send that fails did not send the dot: nothing is in doubt."""
+    sent_bytes, began = 0, time.monotonic()
     try:
-        for n, block in enumerate(_blocks(pieces)):
+        for block, is_last in _blocks(pieces):
             # What is said meanwhile must not count as the answer to the dot.
-            if n and not connection.is_quiet():
+            if sent_bytes and not connection.is_quiet():
                 raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
-            connection.send(outcome.CONTENT, block)
+            ahead = before_dot(accepted) if is_last and accepted else None
+            stage = outcome.CONTENT
+            if ahead is not None:
+                # Unless all of it is sent, nobody knows whether the dot was: hence its stage.
+                stage = outcome.DOT
+                connection.sent_ahead = ahead
+                block += _envelope_commands(connection, ahead)
+            connection.send_block(stage, block, began, sent_bytes)
+            sent_bytes += len(block)
     except BaseException:
         # Half a content is out: any command would be read as more of it.
         connection.close()
         raise
 
 
-def _blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    for octets in on_the_wire(pieces):
-        for start in range(0, len(octets), BLOCK_BYTES):
+def _blocks(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    for octets, is_last in on_the_wire(pieces):
+        end = len(octets)
+        for start in range(0, end, BLOCK_BYTES):
             # Slicing the whole of a bytes object does not copy it.
-            yield octets[start : start + BLOCK_BYTES]
+            yield octets[start : start + BLOCK_BYTES], is_last and start + BLOCK_BYTES >= end
 
 
 def _lose(connection: Connection, outcomes: list[Outcome | None], lost: ConnectionLost) -> None:
@@ -215,7 +304,9 @@ def _fill(outcomes: list[Outcome | None], verdict: Outcome) -> None:
 
 
 def _judged(connection: Connection, stage: str, reply: Reply) -> Outcome:
-    return outcome.of_reply(stage, reply, connection.exchange, connection.address)
+    """The outcome that `reply`, the last one read, means for those it speaks about."""
+    kind = connection.verdict.kind or Kind.DEFERRED
+    return Outcome(kind, stage, reply, False, True, connection.exchange, connection.address)
 
 
 def _who(verdict: Outcome, connection: Connection) -> Outcome:

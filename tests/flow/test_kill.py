@@ -1,11 +1,15 @@
 """kill -9 at any moment: what was answered 250 arrives."""
 
+import json
 import random
+import subprocess
+import sys
 import threading
+from typing import Any
 
 from support.clients import Load, submit
-from support.gateway import StartGateway, expected_once
-from support.peer import Peer
+from support.gateway import Gateway, StartGateway, expected_once
+from support.peer import STALL, Peer
 
 ROUNDS = 5
 
@@ -101,3 +105,33 @@ def test_after_a_partial_delivery_and_a_kill_only_the_rest_is_sent(
     gateway.start()
     gateway.wait_for("delivered", recipient="later@there.example")
     expected_once(["now@there.example", "later@there.example"], peer.arrived())
+
+
+def dumped(gateway: Gateway) -> list[dict[str, Any]]:
+    """What is open in the spool, as operators are shown it."""
+    command = [sys.executable, "-m", "gwrelay", "spool", "dump", "--spool", str(gateway.spool)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return [part for line in done.stdout.splitlines() for part in json.loads(line)["open"]]
+
+
+def test_what_a_kill_caught_between_dot_and_reply_is_in_doubt_at_the_host_it_was_sent_to(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    with Peer() as first:
+        first.once("MAIL", "451 4.3.0 not now")
+        peer.once(".", STALL)
+        smarthosts = ("--smarthost", first.spec, "--smarthost", peer.spec)
+        gateway = start_gateway(*smarthosts, "--in-doubt-wait", "2s")
+        submit(gateway.port, "me@here.example", ["you@there.example"])
+        peer.wait_for(lambda peer: "." in peer.verbs())
+        gateway.kill()
+        [part] = dumped(gateway)
+        doubt = part["doubt"]
+        assert (doubt["address"], doubt["port"]) == peer.address
+        assert part["due_at"] == doubt["since"] + 2
+        assert part["attempts"] == 1
+        gateway.start()
+        gateway.wait_for("delivered", recipient="you@there.example")
+        assert first.connections == 1, "another host was asked first"
+        [arrival] = peer.messages
+        assert arrival.at >= doubt["since"] + 2

@@ -60,6 +60,12 @@ def test_a_file_in_place_of_the_directory_is_refused(tmp_path: Path) -> None:
     assert line.startswith(f"gwrelay: error: --spool {spool}: ")
 
 
+def test_a_source_address_that_is_not_ours_is_said_in_one_line(tmp_path: Path) -> None:
+    line = refused(Gateway(tmp_path / "gateway", "--source", "192.0.2.1"))
+    assert line.startswith("gwrelay: error: --source 192.0.2.1: Cannot assign requested address")
+    assert line.endswith("; give an address of this machine")
+
+
 def test_the_soft_limit_of_open_files_is_raised_and_a_shortfall_named(tmp_path: Path) -> None:
     """Started with a soft limit of 64 files and a hard one of 600."""
     script = (

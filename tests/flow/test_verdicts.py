@@ -92,16 +92,20 @@ def test_a_temporary_trouble_is_tried_again_and_delivered_once(
     assert without_received(peer.messages[0].content) == CONTENT
 
 
-def test_a_connection_lost_after_the_final_dot_is_said_to_be_in_doubt(
+def test_what_is_in_doubt_goes_to_the_same_host_first(
     start_gateway: StartGateway, peer: Peer
 ) -> None:
-    gateway = start_gateway("--smarthost", peer.spec, "--in-doubt-wait", "300ms")
-    peer.once(".", DROP)
-    submit(gateway.port, SENDER, [YOU], CONTENT)
-    [deferred] = gateway.wait_for("deferred")
-    assert deferred["in_doubt"] is True
-    [delivered] = gateway.wait_for("delivered")
-    assert not delivered.get("in_doubt")
+    with Peer() as other:
+        smarthosts = ("--smarthost", peer.spec, "--smarthost", other.spec)
+        gateway = start_gateway(*smarthosts, "--in-doubt-wait", "300ms")
+        peer.once(".", DROP)
+        submit(gateway.port, SENDER, [YOU], CONTENT)
+        [deferred] = gateway.wait_for("deferred")
+        assert deferred["in_doubt"] is True
+        [delivered] = gateway.wait_for("delivered")
+        assert not delivered.get("in_doubt")
+        assert other.connections == 0
+    assert "possible duplicate" in gateway.log
 
 
 PERMANENT = {
@@ -242,10 +246,22 @@ def test_a_message_larger_than_the_next_hop_takes_bounces_unsent(
         assert YOU not in [command.mailbox for command in peer.commands]
 
 
-def test_8_bit_content_for_a_next_hop_of_7_bits_bounces(start_gateway: StartGateway) -> None:
+def test_8_bit_content_is_converted_for_a_next_hop_of_7_bits(start_gateway: StartGateway) -> None:
     with Peer(extensions=("PIPELINING", "SIZE")) as peer:
         gateway = start_gateway("--smarthost", peer.spec)
         content = "Subject: 8\r\n\r\nGrüße\r\n".encode()
+        submit(gateway.port, "", [YOU], content, mail_parameters="BODY=8BITMIME")
+        [arrival] = peer.wait_for_messages(1)
+    assert arrival.content.isascii()
+    assert email.message_from_bytes(arrival.content).get_payload(decode=True) == (
+        "Grüße\r\n".encode()
+    )
+
+
+def test_8_bit_content_that_cannot_be_converted_bounces(start_gateway: StartGateway) -> None:
+    with Peer(extensions=("PIPELINING", "SIZE")) as peer:
+        gateway = start_gateway("--smarthost", peer.spec)
+        content = "Subject: Grüße\r\n\r\nhello\r\n".encode()
         submit(gateway.port, "", [YOU], content, mail_parameters="BODY=8BITMIME")
         [bounced] = gateway.wait_for("bounced", recipient=YOU)
         assert "5.6.3" in bounced["reply"]

@@ -148,6 +148,33 @@ def test_a_reply_without_an_enhanced_status_gets_the_general_one() -> None:
     assert about_the_recipient(report(failure(told=told)))["Status"] == "5.0.0"
 
 
+RELAYED = outcome.of_reply("dot", Reply(250, "2.0.0", "queued"), "mx.d.example")._replace(
+    relayed=True
+)
+
+
+def test_what_was_relayed_to_a_server_without_dsn_is_no_failure() -> None:
+    made = report(failure(told=RELAYED))
+    block = about_the_recipient(made)
+    assert (block["Action"], block["Status"]) == ("relayed", "2.1.9")
+    assert block["Remote-MTA"] == "dns; mx.d.example"
+    assert parsed(made)["Subject"] == "Mail relayed"
+    people = octets(parts(made)[0]).decode()
+    assert "no further report will come" in people
+    assert "could not be delivered" not in people
+
+
+def test_failed_and_relayed_recipients_share_a_report_and_are_told_apart() -> None:
+    made = report(failure("gone@d.example"), failure("there@d.example", RELAYED))
+    _, gone, there = status_blocks(made)
+    assert (gone["Action"], there["Action"]) == ("failed", "relayed")
+    people = octets(parts(made)[0]).decode()
+    failed, relayed = people.split("handed over")
+    assert "gone@d.example" in failed
+    assert "there@d.example" in relayed
+    assert parsed(made)["Subject"] == "Undelivered mail returned to sender"
+
+
 def test_what_expired_says_so_and_keeps_the_last_reply() -> None:
     fields = about_the_recipient(report(failure(told=GREYLISTED, expired=True)))
     assert fields["Status"] == "4.4.7"

@@ -33,7 +33,7 @@ def test_foreign_addresses_are_not_local(address) -> None:
         ([], "127.0.0.1", False),
     ],
 )
-def test_an_address_is_ours_if_we_listen_there_on_the_port_of_exchanges(
+def test_an_address_ours_if_we_listen_there_on_the_port_of_exchanges(
     listening, address, own
 ) -> None:
     assert own_address_test(listening, 25)(address) == own

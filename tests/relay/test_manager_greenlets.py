@@ -331,6 +331,7 @@ def test_stop_past_the_final_dot_leaves_it_in_doubt() -> None:
             [end] = relay.ends
             assert end.told[0].in_doubt
             assert end.told[0].address == ONE
+            assert relay.manager.in_doubt == 1
             relay.queue.close()
             again = new_queue(SpoolStore(open_spool(directory)), relay.clock)
             relay.set_clock.advance(RETRY.in_doubt_wait_s - 1)

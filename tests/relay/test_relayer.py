@@ -6,14 +6,18 @@ import pytest
 
 from gwrelay.errors import StoreDamaged, StoreFailed
 from gwrelay.message.envelope import Envelope, Message
+from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.memorystore import MemoryStore
+from gwrelay.queue.store import Doubt, Host, State
 from gwrelay.relay.relayer import (
     RelayerSettings,
     SMTPManagedRelayerFactory,
 )
 from support.mail import CONTENT, envelope
-from support.peer import DROP, POLITE, RESET, STALL, Command, Peer
-from support.relaying import Rig, nobody_listens
+from support.peer import DROP, POLITE, RESET, STALL, Command, Peer, Slow
+from support.relaying import RETRY, Rig, nobody_listens
+
+KINDS = {"2": "delivered", "4": "deferred", "5": "failed"}
 
 
 @pytest.fixture
@@ -355,6 +359,20 @@ def test_the_session_at_hand_is_preferred_among_equal_hosts(peer: Peer, second: 
     assert peer.connections + second.connections == 1
 
 
+def test_a_session_with_an_equal_host_that_is_marked_meanwhile_is_left(
+    peer: Peer, second: Peer
+) -> None:
+    rig = Rig(peer, second, equal=True)
+    relayer = rig.new_relayer()
+    one, other = rig.add(*many(2))
+    relayer.relay(one)
+    first, next_one = (peer, second) if peer.messages else (second, peer)
+    rig.calculator.mark_address_bad(first.host, "", first.port)
+    relayer.relay(other)
+    assert first.arrived() == {"u0@b.test": 1}
+    assert next_one.arrived() == {"u1@b.test": 1}
+
+
 def test_a_session_with_a_less_preferred_host_is_left_when_the_better_is_back(
     second: Peer,
 ) -> None:
@@ -371,6 +389,330 @@ def test_a_session_with_a_less_preferred_host_is_left_when_the_better_is_back(
         rig.relay(*many(2))
         assert second.arrived() == {"u0@b.test": 1}
         assert better.arrived() == {"u1@b.test": 1}
+
+
+# -- what is in doubt, in the attempts that follow -------------------------------------------------
+
+
+def in_doubt(rig: Rig) -> Delivery:
+    """A delivery that the first attempt left in doubt, due again."""
+    [end] = rig.relay(to("x", "y"))
+    assert [end.told[n].in_doubt for n in (0, 1)] == [True, True]
+    return due(rig)
+
+
+def due(rig: Rig) -> Delivery:
+    rig.clock.advance(rig.queue.next_due_at - rig.clock.now)
+    [delivery] = rig.queue.get_waiting()
+    return delivery
+
+
+def test_what_was_in_doubt_goes_to_the_same_host_first(peer: Peer, second: Peer) -> None:
+    """Though that host is marked bad by now, and the other is preferred."""
+    second.once(".", DROP)
+    rig = Rig(peer, second)
+    peer.once("CONNECT", "421 busy")
+    delivery = in_doubt(rig)
+    rig.calculator.mark_address_bad(second.host, "", second.port)
+    [end] = rig.run([delivery])
+    assert end.kinds == ["delivered"] * 2
+    assert second.arrived() == {"x@b.test": 1, "y@b.test": 1}
+    assert peer.messages == []
+
+
+@pytest.mark.parametrize("rude", ["refuses", "421", "in doubt again"])
+def test_the_next_host_is_asked_once_the_same_one_was_tried_in_vain(
+    peer: Peer, second: Peer, rude: str
+) -> None:
+    peer.once(".", DROP)
+    rig = Rig(peer, second)
+    delivery = in_doubt(rig)
+    if rude == "refuses":
+        peer.stop()
+    elif rude == "421":
+        peer.once("CONNECT", "421 4.3.2 busy")
+    else:
+        peer.once(".", DROP)
+    [end] = rig.run([delivery])
+    assert end.kinds == ["delivered"] * 2
+    assert second.arrived() == {"x@b.test": 1, "y@b.test": 1}
+
+
+def test_doubt_at_the_next_host_ends_the_attempt_and_moves_to_it(peer: Peer, second: Peer) -> None:
+    with Peer() as third:
+        peer.always(".", DROP)
+        second.once(".", DROP)
+        rig = Rig(peer, second, third, max_sessions=5)
+        [end] = rig.run([in_doubt(rig)])
+        assert [end.told[n].in_doubt for n in (0, 1)] == [True, True]
+        assert third.connections == 0
+        [end] = rig.run([due(rig)])
+        assert end.told[0].exchange == "mx1.test"
+        assert end.kinds == ["delivered"] * 2
+        assert third.connections == 0
+
+
+# -- what the log knows of doubt before a final dot leaves ----------------------------------------
+
+
+class NotingStore(MemoryStore):
+    """Remembers whom each note named; fails, or breaks, where a test says so."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.noted: list[str] = []
+        self.error = error
+
+    def note(self, message_id: int, state: State) -> None:
+        if self.error is not None:
+            raise self.error
+        super().note(message_id, state)
+        self.noted += [part.doubt.host.exchange for part in state.open if part.doubt is not None]
+
+
+def test_the_log_has_it_in_doubt_when_the_dot_arrives(peer: Peer) -> None:
+    rig = Rig(peer)
+    [delivery] = rig.add(to("x"))
+    then: list[State | None] = []
+
+    def look(_command: Command) -> object:
+        then.append(rig.store.state(delivery.message_id))
+        return POLITE
+
+    peer.once(".", look)
+    [end] = rig.run([delivery])
+    assert end.kinds == ["delivered"]
+    [state] = then
+    assert state is not None
+    [part] = state.open
+    assert part.doubt == Doubt(Host("mx0.test", peer.host, peer.port), rig.clock.now)
+    assert part.due_at == rig.clock.now + RETRY.in_doubt_wait_s
+
+
+def test_one_note_is_enough_for_each_host(peer: Peer, second: Peer) -> None:
+    store = NotingStore()
+    peer.recipient("later@b.test", "450 4.2.1 grey")
+    rig = Rig(peer, second, store=store, recipients_per_message=2)
+    [end] = rig.relay(to("a", "b", "c", "later", "d"))
+    assert end.kinds == ["delivered"] * 5
+    assert second.arrived() == {"later@b.test": 1}
+    assert store.noted == ["mx0.test", "mx1.test"]
+
+
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA"])
+def test_nothing_is_noted_of_what_is_refused_before_its_content(peer: Peer, stage: str) -> None:
+    store = NotingStore()
+    peer.always(stage, "451 4.3.0 later")
+    Rig(peer, store=store).relay(to("x", "y"))
+    assert store.noted == []
+
+
+def test_what_cannot_be_noted_is_not_sent(peer: Peer) -> None:
+    store = NotingStore(StoreFailed("no room"))
+    rig = Rig(peer, store=store)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert end.replies == ["451 4.3.0 our spool failed: no room"]
+    assert not end.told[0].in_doubt
+    assert verbs(peer)[-1] == "DATA", "the dot was sent"
+    assert not rig.is_bad(peer)
+    store.error = None
+    [end] = rig.run([due(rig)])
+    assert end.kinds == ["delivered"]
+    assert peer.arrived() == {"x@b.test": 1}
+
+
+def test_a_dot_that_never_left_leaves_no_doubt(peer: Peer) -> None:
+    store = NotingStore()
+    peer.once("DATA", ("354 go on", Slow(60, 1)))
+    timeouts_s = {**RelayerSettings().timeouts_s, "content": 0.2}
+    rig = Rig(peer, store=store, timeouts_s=timeouts_s)
+    [end] = rig.relay(to("x"), content=b"Subject: large\r\n\r\n" + (b"x" * 70 + b"\r\n") * 200_000)
+    assert end.told[0].stage == "content"
+    assert not end.told[0].in_doubt
+    assert due(rig).doubt is None
+
+
+def test_a_bug_between_note_and_dot_leaves_no_doubt(peer: Peer) -> None:
+    """It comes while the envelope is read that is to go along with the dot."""
+
+    class Breaks(NotingStore):
+        def message(self, message_id: int) -> Message:
+            if message_id == last.message_id:
+                raise Bug
+            return super().message(message_id)
+
+    store = Breaks()
+    rig = Rig(peer, limit=1, store=store)
+    *_, last = rig.add(*many(3))
+    rig.restart()
+    with pytest.raises(Bug):
+        rig.run(rig.queue.get_waiting())
+    assert [end.kinds for end in rig.ends] == [["delivered"], ["deferred"]]
+    assert store.noted == ["mx0.test"] * 2
+    assert "u1@b.test" not in peer.arrived()
+    states = [state for batch in store.load() for _, state in batch]
+    assert [part.doubt for state in states for part in state.open] == [None, None]
+
+
+# -- what this host is not capable of ----------------------------------------------------------
+
+
+SMALL, LARGE = ("PIPELINING", "SIZE 10"), ("PIPELINING", "SIZE 1000")
+
+
+def test_a_message_one_host_is_not_capable_of_goes_to_another(peer: Peer, second: Peer) -> None:
+    peer.extensions, second.extensions = SMALL, LARGE
+    [end] = Rig(peer, second, max_sessions=1).relay(to("x"))
+    assert end.kinds == ["delivered"]
+    assert second.arrived() == {"x@b.test": 1}
+
+
+def test_a_message_no_host_is_capable_of_fails(peer: Peer, second: Peer) -> None:
+    peer.extensions = second.extensions = SMALL
+    rig = Rig(peer, second)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["failed"]
+    assert "552 5.3.4" in end.replies[0]
+    assert end.settled.report is not None
+    assert not rig.is_bad(peer)
+
+
+def test_a_message_waits_while_a_capable_host_may_be_out_of_reach(peer: Peer) -> None:
+    peer.extensions = SMALL
+    for places in ((peer, nobody_listens()), (nobody_listens(), peer)):
+        [end] = Rig(*places).relay(to("x"))
+        assert end.kinds == ["deferred"]
+        assert "5.3.4" in end.replies[0]
+
+
+def test_being_put_off_outweighs_what_another_is_not_capable_of(peer: Peer, second: Peer) -> None:
+    peer.always("RCPT", "450 4.2.1 greylisted")
+    second.extensions = SMALL
+    [end] = Rig(peer, second).relay(to("x"))
+    assert end.replies == ["450 4.2.1 greylisted"]
+    assert end.kinds == ["deferred"]
+
+
+# -- the next envelope along with the final dot ------------------------------------------------
+
+
+def test_the_next_envelope_goes_along_with_the_final_dot(peer: Peer) -> None:
+    """From the second message on: the first one shows that its dot is answered once."""
+    ends = Rig(peer, limit=1).relay(*many(4))
+    assert [end.kinds for end in ends] == [["delivered"]] * 4
+    assert [m.recipients for m in peer.messages] == [(f"u{n}@b.test",) for n in range(4)]
+    assert peer.connections == 1
+    behind = [message.behind.split(b" ")[0] for message in peer.messages]
+    assert behind == [b"", b"MAIL", b"MAIL", b""]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pipelining": False},
+        {"rset_mode": "always"},
+        {"max_messages_per_connection": 2},
+        {"connection_lifetime_s": 0.0},
+        {"limit": 20},
+    ],
+)
+def test_nothing_goes_along_where_it_must_not(peer: Peer, settings: dict[str, object]) -> None:
+    rig = Rig(peer, **{"limit": 1, **settings})
+    assert [end.kinds for end in rig.relay(*many(4))] == [["delivered"]] * 4
+    assert {message.behind for message in peer.messages} == {b""}
+
+
+def test_nothing_goes_along_with_what_may_need_another_transaction(peer: Peer) -> None:
+    peer.recipient("y@b.test", "452 4.5.3 too many", POLITE)
+    ends = Rig(peer, limit=1).relay(to("a"), to("x", "y"), to("b"))
+    assert [end.kinds for end in ends] == [["delivered"], ["delivered"] * 2, ["delivered"]]
+    assert [m.behind.split(b"\r\n")[0][:4] for m in peer.messages] == [b"", b"", b"MAIL", b""]
+
+
+@pytest.mark.parametrize("reply", ["451 4.3.0 later", "554 5.7.1 spam"])
+def test_a_refused_message_does_not_spoil_the_one_that_went_along(peer: Peer, reply: str) -> None:
+    peer.once(".", POLITE, reply)
+    ends = Rig(peer, limit=1).relay(*many(4))
+    kinds = [end.kinds for end in ends]
+    assert kinds == [["delivered"], [KINDS[reply[0]]], ["delivered"], ["delivered"]]
+    assert [m.session for m in peer.messages] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("rude", [DROP, RESET, STALL], ids=["closed", "reset", "silent"])
+def test_only_the_message_whose_dot_was_sent_is_in_doubt(peer: Peer, rude: object) -> None:
+    peer.once(".", POLITE, rude)
+    rig = Rig(peer, limit=1, timeouts_s={**RelayerSettings().timeouts_s, "dot": 0.2})
+    ends = rig.relay(*many(4))
+    assert [end.told[0].in_doubt for end in ends] == [False, True, False, False]
+    assert [end.kinds[0] for end in ends] == ["delivered", "deferred", "delivered", "delivered"]
+    assert [end.attempt for end in ends] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    "after",
+    [("421 4.3.2 going", DROP), (DROP,)],
+    ids=["421", "closed"],
+)
+def test_what_went_along_in_vain_goes_by_a_new_session_at_no_charge(
+    peer: Peer, after: tuple[object, ...]
+) -> None:
+    peer.once(".", POLITE, (POLITE, *after))
+    ends = Rig(peer, limit=1, max_sessions=1).relay(*many(3))
+    assert [(end.attempt, end.kinds) for end in ends] == [(1, ["delivered"])] * 3
+    assert peer.arrived() == {f"u{n}@b.test": 1 for n in range(3)}
+
+
+def test_a_reply_too_many_is_never_taken_for_a_delivery(peer: Peer) -> None:
+    peer.once(".", POLITE, (POLITE, "250 2.0.0 again"))
+    ends = Rig(peer, limit=1).relay(*many(3))
+    assert ends[2].kinds == ["deferred"]
+    assert "u2@b.test" not in peer.arrived()
+
+
+@pytest.mark.parametrize(
+    ("stage", "reply", "kind"),
+    [
+        ("MAIL", "451 4.3.0 later", "deferred"),
+        ("MAIL", "550 5.7.1 no", "failed"),
+        ("RCPT", "550 5.1.1 nobody", "failed"),
+        ("DATA", "451 4.3.0 later", "deferred"),
+    ],
+)
+def test_what_went_along_is_judged_like_any_other(
+    peer: Peer, stage: str, reply: str, kind: str
+) -> None:
+    peer.once(stage, POLITE, POLITE, reply)
+    ends = Rig(peer, limit=1).relay(*many(4))
+    assert [end.kinds for end in ends] == [["delivered"]] * 2 + [[kind], ["delivered"]]
+
+
+def test_a_stopped_relayer_gives_back_what_it_had_taken_early(peer: Peer) -> None:
+    rig = Rig(peer, limit=1)
+    deliveries = rig.add(*many(4))
+    rig.site.ready.extend(deliveries[1:])
+    rig.site.relayers = 1
+    relayer = rig.new_relayer()
+
+    def stop(_command: Command) -> object:
+        relayer.stopping = True
+        return POLITE
+
+    peer.once(".", POLITE, stop)
+    relayer.run(deliveries[0])
+    assert [end.kinds for end in rig.ends] == [["delivered"]] * 2
+    assert list(rig.site.ready) == deliveries[3:]
+    [given_back] = rig.queue.get_waiting()
+    assert given_back.message_id == deliveries[2].message_id
+    assert "QUIT" not in verbs(peer), "it might have been read as content"
+
+
+def test_nothing_is_taken_early_where_another_session_may_be_opened(peer: Peer) -> None:
+    ready: list[int] = []
+    rig = Rig(peer)
+    peer.always(".", lambda _: (ready.append(len(rig.site.ready)), POLITE)[1])
+    rig.relay(*many(4))
+    assert ready == [3, 2, 1, 0]
 
 
 # -- many recipients ------------------------------------------------------------------------------
@@ -560,3 +902,35 @@ def test_a_stopping_relayer_finishes_what_it_has_in_hand_and_takes_nothing_more(
     assert [end.kinds for end in rig.ends] == [["delivered"]]
     assert list(rig.site.ready) == [second]
     assert verbs(peer)[-1] == "QUIT"
+
+
+def test_no_host_is_blamed_for_what_fails_here(peer: Peer, second: Peer) -> None:
+    """An address to connect from that this machine does not have."""
+    rig = Rig(peer, second, source="192.0.2.1")
+    [end] = rig.relay(to("x", "y"))
+    assert end.kinds == ["deferred"] * 2
+    assert end.replies[0].startswith("451 4.3.0 cannot connect from 192.0.2.1: cannot assign")
+    assert not rig.is_bad(peer)
+    assert rig.unreached == [], "and the site is not called dead"
+    assert peer.connections + second.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "told", "sessions"),
+    [
+        ("auto", ["EHLO", "MAIL", "RCPT", "DATA", "RSET", "MAIL", "RCPT", "DATA", ".",
+                  "MAIL", "RCPT", "DATA", ".", "QUIT"], 1),
+        ("always", ["EHLO", "MAIL", "RCPT", "DATA", "RSET", "MAIL", "RCPT", "DATA", ".",
+                    "RSET", "MAIL", "RCPT", "DATA", ".", "QUIT"], 1),
+        ("never", ["EHLO", "MAIL", "RCPT", "DATA", "QUIT",
+                   "EHLO", "MAIL", "RCPT", "DATA", ".", "MAIL", "RCPT", "DATA", ".", "QUIT"], 2),
+    ],
+)  # fmt: skip
+def test_rset_is_said_when_the_mode_says_so(
+    peer: Peer, mode: str, told: list[str], sessions: int
+) -> None:
+    peer.recipient("u0@b.test", "550 5.1.1 nobody")
+    ends = Rig(peer, rset_mode=mode).relay(*many(3))
+    assert [end.kinds for end in ends] == [["failed"], ["delivered"], ["delivered"]]
+    assert verbs(peer) == told
+    assert peer.connections == sessions

@@ -55,6 +55,7 @@ class TlsRig(Rig):
         starttls_s: float = 5.0,
         idle_timeout_s: float = 0.0,
         max_sessions: int = 2,
+        limit: int = 20,
     ) -> None:
         demands = {name: Demand(its) for name, its in (destinations or {}).items()}
         smarthosts = {
@@ -77,7 +78,7 @@ class TlsRig(Rig):
             max_sessions=max_sessions,
         )
         factory = ESMTPManagedRelayerFactory(settings, security=security)
-        super().__init__(*places, factory=factory)  # type: ignore[arg-type]
+        super().__init__(*places, factory=factory, limit=limit)  # type: ignore[arg-type]
 
     def relay_one(self, *, waited_s: float = 0.0, to: str = "x@b.test") -> End:
         """Carry one message that was accepted `waited_s` ago."""
@@ -381,6 +382,17 @@ def test_a_kept_session_is_left_for_mail_that_asks_for_more(
     rig = TlsRig(OFF, authority, peer, destinations={"strict.test": VERIFY, "c.test": ENCRYPT})
     found = sessions_of(rig, peer, "x@b.test", "x@c.test", "y@c.test", "x@strict.test")
     assert found == [(1, False), (2, True), (2, True), (3, True)]
+
+
+def test_no_envelope_goes_ahead_over_a_session_that_does_not_suit_it(
+    peer: Peer, authority: Authority
+) -> None:
+    rig = TlsRig(OFF, authority, peer, destinations={"strict.test": VERIFY}, limit=1)
+    mail = ("1@b.test", "2@b.test", "3@b.test", "x@strict.test")
+    assert sessions_of(rig, peer, *mail) == [(1, False)] * 3 + [(2, True)]
+    assert b"3@b.test" in peer.messages[1].behind, "nothing went ahead at all"
+    in_the_clear = [command.line for command in peer.commands if command.session == 1]
+    assert not any(b"strict.test" in line for line in in_the_clear)
 
 
 def test_a_session_that_fell_back_is_not_kept_for_young_mail(

@@ -63,8 +63,8 @@ def test_no_name_is_looked_up_for_a_connection(peer: Peer, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("banner", "code", "status", "spoiled"),
     [
-        ("554 5.7.1 go away", 554, "5.7.1", False),
-        ("450 4.3.2 later", 450, "4.3.2", False),
+        ("554 5.7.1 go away", 554, "5.7.1", True),
+        ("450 4.3.2 later", 450, "4.3.2", True),
         ("421 4.3.2 too busy", 421, "4.3.2", True),
         ("354 what", 354, "", True),
         ("220-hello\n220 there", 220, "", False),
@@ -118,7 +118,7 @@ def test_a_connect_that_is_not_answered_ends_at_its_time() -> None:
         finally:
             for filler in fillers:
                 filler.close()
-    assert (told.stage, told.reason) == ("connect", "timed out")
+    assert (told.stage, told.reason, told.ours) == ("connect", "timed out", False)
 
 
 def test_the_source_address_is_bound() -> None:
@@ -131,14 +131,17 @@ def test_the_source_address_is_bound() -> None:
 
 
 @pytest.mark.parametrize("source", ["192.0.2.1", "::1"])
-def test_a_source_address_that_is_not_ours_loses_the_connection(peer: Peer, source: str) -> None:
+def test_a_source_address_that_is_not_ours_is_no_fault_of_the_host(peer: Peer, source: str) -> None:
     made = connection(source=source)
-    assert lost(lambda: made.open(*peer.address, MX)).stage == "connect"
+    told = lost(lambda: made.open(*peer.address, MX))
+    assert told.stage == "connect"
+    assert told.ours
+    assert source in told.reason
     assert not made.is_open
     assert peer.connections == 0
 
 
-def test_no_descriptor_left_is_a_lost_connection_like_any_other(peer: Peer) -> None:
+def test_no_descriptor_left_is_no_fault_of_the_host(peer: Peer) -> None:
     made = connection()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
@@ -147,6 +150,7 @@ def test_no_descriptor_left_is_a_lost_connection_like_any_other(peer: Peer) -> N
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert (told.stage, told.reason) == ("connect", "too many open files")
+    assert told.ours
 
 
 # -- EHLO, HELO, what is offered ----------------------------------------------------------

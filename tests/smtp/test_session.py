@@ -276,7 +276,7 @@ def test_recipients_beyond_the_limit_are_told_to_come_again() -> None:  # faults
     assert len(heard.messages[0][0].recipients) == 3
 
 
-def test_postmaster_without_domain_is_ours() -> None:
+def test_postmaster_without_domain_ours() -> None:
     heard = converse(EHLO + MAIL + b"RCPT TO:<Postmaster>\r\nDATA\r\n.\r\n")
     assert heard.messages[0][0].recipients[0].address == "Postmaster@gw.example"
 

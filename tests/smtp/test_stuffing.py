@@ -1,13 +1,17 @@
 """Dots and the final dot, however the content is cut (RFC 5321 4.5.2)."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gwrelay.smtp.stuffing import on_the_wire
+
+
+def wire_of(pieces: Iterable[bytes]) -> bytes:
+    return b"".join(octets for octets, _ in on_the_wire(pieces))
 
 
 def reference(content: bytes) -> bytes:
@@ -48,14 +52,14 @@ CONTENT = st.lists(TOKENS, max_size=30).map(b"".join)
 def test_any_cut_gives_what_the_reference_gives(content: bytes, cuts: list[int]) -> None:
     pieces = cut(content, cuts)
     assert b"".join(pieces) == content
-    assert b"".join(on_the_wire(pieces)) == reference(content)
+    assert wire_of(pieces) == reference(content)
 
 
 @given(CONTENT, st.lists(st.integers(0, 200), max_size=12))
 def test_the_other_end_reads_the_content_back(content: bytes, cuts: list[int]) -> None:
     if content and not content.endswith(b"\r\n"):
         content += b"\r\n"
-    wire = b"".join(on_the_wire(cut(content, cuts)))
+    wire = wire_of(cut(content, cuts))
     assert received(wire) == content
     assert wire.endswith(b".\r\n")
     assert (b"\r\n" + wire).find(b"\r\n.\r\n") == len(wire) - 3
@@ -79,17 +83,20 @@ def test_the_other_end_reads_the_content_back(content: bytes, cuts: list[int]) -
 )
 def test_every_cut_in_two_of_the_cases_by_hand(content: bytes, wire: bytes) -> None:
     for at in range(len(content) + 1):
-        assert b"".join(on_the_wire([content[:at], content[at:]])) == wire
-    assert b"".join(on_the_wire(content[n : n + 1] for n in range(len(content)))) == wire
+        assert wire_of([content[:at], content[at:]]) == wire
+    assert wire_of(content[n : n + 1] for n in range(len(content))) == wire
 
 
 def test_no_pieces_are_an_empty_message() -> None:
-    assert list(on_the_wire(())) == [b".\r\n"]
-    assert list(on_the_wire([b"", b""])) == [b".\r\n"]
+    assert list(on_the_wire(())) == [(b".\r\n", True)]
+    assert list(on_the_wire([b"", b""])) == [(b".\r\n", True)]
 
 
 def test_the_final_dot_travels_with_the_last_block() -> None:
-    assert list(on_the_wire([b"a\r\n", b"b\r\n", b""])) == [b"a\r\n", b"b\r\n.\r\n"]
+    assert list(on_the_wire([b"a\r\n", b"b\r\n", b""])) == [
+        (b"a\r\n", False),
+        (b"b\r\n.\r\n", True),
+    ]
 
 
 def test_a_piece_leaves_as_soon_as_another_is_there() -> None:
@@ -102,10 +109,10 @@ def test_a_piece_leaves_as_soon_as_another_is_there() -> None:
             yield b"%d\r\n" % n
 
     blocks = on_the_wire(pieces())
-    assert next(blocks) == b"0\r\n"
+    assert next(blocks) == (b"0\r\n", False)
     assert taken == [0, 1]
 
 
 def test_content_without_dots_is_passed_on_uncopied() -> None:
     first, second = b"x" * 1000 + b"\r\n", b"y\r\n"
-    assert next(on_the_wire([first, second])) is first
+    assert next(on_the_wire([first, second]))[0] is first

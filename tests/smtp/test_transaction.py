@@ -11,7 +11,7 @@ from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from gwrelay.smtp.transaction import BLOCK_BYTES, Transaction, send
-from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer
+from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer, Slow
 
 MX = "mx.peer.example"
 SENDER = "a@b.example"
@@ -253,6 +253,26 @@ def test_dsn_parameters_are_passed_on_as_given_where_they_are_understood() -> No
     ]
 
 
+@pytest.mark.parametrize(
+    ("extensions", "relayed"),
+    [(EXTENSIONS, [False] * 4), (LOCKSTEP[:-1], [True, False, False, False])],
+)
+def test_success_that_the_next_hop_will_not_report_is_noted(
+    extensions: tuple[str, ...], relayed: list[bool]
+) -> None:
+    recipients = [
+        Recipient(ONE, "SUCCESS,FAILURE"),
+        Recipient(TWO, "FAILURE"),
+        Recipient(THREE),
+        Recipient("no@d.example", "SUCCESS"),
+    ]
+    with Peer(extensions=extensions) as peer:
+        peer.recipient("no@d.example", "550 5.1.1 nobody")
+        told = send(connect(peer), transaction(*recipients))
+    assert kinds(told) == [DELIVERED] * 3 + [FAILED]
+    assert [verdict.relayed for verdict in told] == relayed
+
+
 def test_dsn_parameters_are_kept_from_those_who_do_not() -> None:
     assert commands_for(("8BITMIME",), WITH_DSN) == [
         b"MAIL FROM:<a@b.example>",
@@ -289,12 +309,40 @@ def test_utf8_addresses_are_sent_as_utf8() -> None:
     assert commands_for(("SMTPUTF8",), sending)[1] == "RCPT TO:<jörg@dömäin.example>".encode()
 
 
+# -- 8-bit content for next hops that take none ---------------------------------------
+
+EIGHT_BIT = b"Subject: hi\r\n\r\nGr\xc3\xbc\xc3\x9fe\r\n"
+UNENCODABLE = b"Subject: Gr\xc3\xbc\xc3\x9fe\r\n\r\nhello\r\n"
+
+
+@pytest.mark.parametrize("extensions", [("PIPELINING", "SIZE"), ()])
+def test_8_bit_content_is_converted_for_those_who_do_not_take_it(
+    extensions: tuple[str, ...],
+) -> None:
+    sending = transaction(body="8BITMIME", content=[EIGHT_BIT[:14], EIGHT_BIT[14:]])
+    with Peer(extensions=extensions) as peer:
+        assert kinds(send(connect(peer), sending)) == [DELIVERED]
+    [arrival] = peer.messages
+    assert b"\r\n\r\nGr=C3=BC=C3=9Fe\r\n" in arrival.content
+    assert "8BITMIME" not in arrival.mail_parameters
+    if extensions:
+        assert arrival.mail_parameters == f"SIZE={len(arrival.content)}"
+
+
+def test_7_bit_content_goes_as_it_is_where_8bitmime_is_not_offered() -> None:
+    with Peer(extensions=()) as peer:
+        assert kinds(send(connect(peer), transaction())) == [DELIVERED]
+    assert peer.messages[0].content == CONTENT
+
+
 # -- what this next hop cannot take -------------------------------------------------------
 
 IMPOSSIBLE = [
     (("SIZE 100",), transaction(ONE, TWO, size_bytes=101), "5.3.4"),
-    (("SIZE",), transaction(ONE, TWO, body="8BITMIME"), "5.6.3"),
-    ((), transaction(ONE, TWO, body="8BITMIME"), "5.6.3"),
+    (("SIZE",), transaction(ONE, TWO, body="8BITMIME", content=[UNENCODABLE]), "5.6.3"),
+    ((), transaction(ONE, TWO, body="8BITMIME", content=[UNENCODABLE]), "5.6.3"),
+    ((), transaction(ONE, TWO, body="8BITMIME", size_bytes=9 * 1024 * 1024), "5.6.3"),
+    (("SIZE 60",), transaction(ONE, TWO, body="8BITMIME", content=[EIGHT_BIT]), "5.3.4"),
     (("8BITMIME",), transaction(ONE, TWO, smtputf8=True), "5.6.7"),
 ]
 
@@ -347,8 +395,9 @@ def test_each_recipient_has_the_outcome_of_its_own_reply(peer: Peer) -> None:
     [
         ("550 5.7.1 no", FAILED, False),
         ("451 4.3.0 later", DEFERRED, False),
-        ("501 5.5.4 syntax", FAILED, True),
-        ("555 5.5.4 what", FAILED, True),
+        ("501 5.5.4 syntax", DEFERRED, True),
+        ("555 5.5.4 what", DEFERRED, True),
+        ("501 5.1.7 no such sender", FAILED, False),
         ("421 4.3.2 bye", DEFERRED, True),
         ("354 eh", DEFERRED, True),
     ],
@@ -389,7 +438,8 @@ def test_a_refused_mail_stays_refused_when_they_hang_up_on_the_rest(
     [
         ("550 5.1.1 nobody", FAILED, False),
         ("452 4.5.3 too many", DEFERRED, False),
-        ("501 5.1.3 syntax", FAILED, True),
+        ("501 5.5.4 syntax", DEFERRED, True),
+        ("501 5.1.3 bad address", FAILED, False),
     ],
 )
 def test_when_all_are_refused_no_content_is_sent(
@@ -445,7 +495,7 @@ def test_a_lone_dot_that_breaks_changes_no_outcome() -> None:
         ("DATA", "554 5.7.1 no", FAILED, False),
         ("DATA", "451 4.3.0 later", DEFERRED, False),
         ("DATA", "421 4.3.2 bye", DEFERRED, True),
-        ("DATA", "503 5.5.1 order", FAILED, True),
+        ("DATA", "503 5.5.1 order", DEFERRED, True),
         ("DATA", "250 2.0.0 taken", DEFERRED, True),  # faults 116
         ("DATA", "355 eh", DEFERRED, True),
         (".", "554 5.7.1 spam", FAILED, False),
@@ -453,7 +503,7 @@ def test_a_lone_dot_that_breaks_changes_no_outcome() -> None:
         (".", "452 4.3.1 full", DEFERRED, False),
         (".", "421 4.3.2 bye", DEFERRED, True),
         (".", "354 more", DEFERRED, True),
-        (".", "555 5.5.4 what", FAILED, True),
+        (".", "500 5.5.2 what", DEFERRED, True),
     ],
 )
 def test_data_and_dot_speak_for_all_that_were_accepted(
@@ -599,6 +649,18 @@ def test_a_peer_that_stops_reading_ends_at_the_time_of_a_block(peer: Peer) -> No
     assert time.monotonic() - started < SOON_S
     assert (told[0].stage, told[0].in_doubt) == ("content", False)
     assert "timed out" in told[0].reply.text
+
+
+def test_content_that_is_taken_too_slowly_ends_though_each_block_is_in_time(
+    offering: Peer,
+) -> None:
+    """The peer reads a little now and then, for ever."""
+    offering.once("DATA", ("354 go on", Slow(0.02, 64 * 1024)))
+    made = connect(offering, content=0.5)
+    made.min_data_rate = 50_000_000.0
+    told = send(made, transaction(content=[LARGE_PIECE] * 40, size_bytes=40 * len(LARGE_PIECE)))
+    assert (told[0].stage, told[0].in_doubt) == ("content", False)
+    assert kinds(told) == [DEFERRED]
 
 
 def test_a_reply_to_the_dot_that_trickles_ends_in_doubt(peer: Peer) -> None:

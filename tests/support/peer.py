@@ -12,6 +12,7 @@ An answer is one of
     str         reply lines as sent, parted by "\n", each ended by CRLF on the wire
     bytes       sent as it is
     Pause(s)    wait so many seconds, then go on
+    Slow(s, n)  from here on read no more than n bytes, and wait s seconds after each read
     DROP        close the connection; RESET: close it with a TCP reset
     STALL       say nothing more, until the client or the test ends the connection
     POLITE      what the peer would have said without a script
@@ -46,6 +47,13 @@ class Pause(NamedTuple):
     """Wait `seconds` before what follows."""
 
     seconds: float
+
+
+class Slow(NamedTuple):
+    """Read no more than `size` bytes at a time, and wait `seconds` after each."""
+
+    seconds: float
+    size: int
 
 
 class _Act(str):
@@ -86,6 +94,8 @@ class Arrival(NamedTuple):
     #: Whether the session was encrypted, and as whom it had authenticated.
     tls: bool
     user: str
+    #: What had come behind the final dot before it was answered.
+    behind: bytes
 
 
 Answer = Any  # str | bytes | Pause | tuple | Callable[[Command], Answer]; see above
@@ -317,6 +327,7 @@ class _Session:
         self.unsent = bytearray()
         self.helo = ""
         self.user = ""
+        self.slow = Slow(0.0, 262144)
         self._reset()
 
     def _reset(self) -> None:
@@ -388,6 +399,7 @@ class _Session:
             tuple(self.rcpt_parameters),
             isinstance(self.sock, ssl.SSLSocket),
             self.user,
+            bytes(self.unread),
         )
         self._reset()
         dot = Command(self.number, ".", b".")
@@ -466,6 +478,8 @@ class _Session:
             elif isinstance(step, Pause):
                 self._flush()
                 self.stopping.wait(step.seconds)
+            elif isinstance(step, Slow):
+                self.slow = step
             elif isinstance(step, _Act):
                 self._end(step)
             else:
@@ -501,7 +515,9 @@ class _Session:
 
     def _fill(self) -> None:
         self._flush()
-        chunk = self.sock.recv(262144)
+        chunk = self.sock.recv(self.slow.size)
+        if self.slow.seconds:
+            self.stopping.wait(self.slow.seconds)
         if not chunk:
             raise _GoneError
         self.unread += chunk

@@ -78,7 +78,10 @@ def new_calculator(resolver: TableResolver, clock: Callable[[], float]) -> MXCal
 
 
 class Rig:
-    """One site with `places`, the most preferred first, and relayers that run right here."""
+    """One site with `places`, the most preferred first, and relayers that run right here.
+
+    `limit` is the most sessions the site may have.
+    """
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class Rig:
         factory: SMTPManagedRelayerFactory | None = None,
         store: Store | None = None,
         equal: bool = False,
+        limit: int = 20,
         **settings: object,
     ) -> None:
         self.clock = SetClock()
@@ -97,7 +101,7 @@ class Rig:
             Exchange(0 if equal else n, f"mx{n}.test", (address,), port)
             for n, (address, port) in enumerate(map(_address, places))
         )
-        self.site = Site("key", "mx.test", 20, self.hosts)
+        self.site = Site("key", "mx.test", limit, self.hosts)
         settings = {"hostname": "gw.test", "idle_timeout_s": 0.0, **settings}
         self.factory = factory or ESMTPManagedRelayerFactory(RelayerSettings(**settings))
         self.ends: list[End] = []

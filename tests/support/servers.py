@@ -240,8 +240,9 @@ service auth {{
 
 
 class Exim(_Server):
-    """Takes mail from loopback at `port` and hands all of it to `relay_host` ("host:port").
+    """Takes mail from loopback at `port` and hands it to `relay_host` ("host:port").
 
+    Knows no gone@, greylists later@, and takes no more than `max_message_size`.
     Debian's Exim and Postfix cannot both be installed, so this one may be an unpacked package:
     GWRELAY_TEST_EXIM names the directory it was unpacked in (see .ci/run).
     """
@@ -266,13 +267,22 @@ rfc1413_hosts =
 disable_ipv6 = true
 {tls}
 accept_8bitmime = true
-acl_smtp_rcpt = accept
+acl_smtp_rcpt = check_rcpt
 acl_smtp_data = accept
+message_size_limit = {max_message_size}
 smtp_accept_max = 200
 smtp_accept_max_per_host = 0
 recipients_max = 0
 queue_run_max = 5
 never_users =
+
+begin acl
+check_rcpt:
+  deny local_parts = gone
+       message = no such mailbox
+  defer local_parts = later
+        message = greylisted
+  accept
 
 begin routers
 onward:
@@ -294,10 +304,15 @@ begin retry
 """
 
     def __init__(
-        self, directory: Path, relay_host: str, certificate: tuple[Path, Path] | None = None
+        self,
+        directory: Path,
+        relay_host: str,
+        certificate: tuple[Path, Path] | None = None,
+        max_message_size: str = "50M",
     ) -> None:
         """With a `certificate` and its key (files that anybody may read) it offers STARTTLS."""
         self.program = self._find()
+        self.max_message_size = max_message_size
         need_root("Exim gives its daemons its own user")
         self.directory = directory
         self.tls = "tls_advertise_hosts ="
@@ -338,6 +353,7 @@ begin retry
                 port=self.port,
                 relay_host=self.relay_host,
                 relay_port=self.relay_port,
+                max_message_size=self.max_message_size,
             )
         )
         for path in (self.directory, self.directory / "spool"):
@@ -356,18 +372,80 @@ begin retry
             return [], pwd.getpwnam(self.USER)
         except KeyError:
             mail = pwd.getpwnam("mail")
-        entries = {
-            "passwd": f"{self.USER}:x:{mail.pw_uid}:{mail.pw_gid}::/:/usr/sbin/nologin\n",
-            "group": f"{self.USER}:x:{mail.pw_gid}:\n",
-        }
-        for name, entry in entries.items():
-            (self.directory / name).write_text(Path("/etc", name).read_text() + entry)
-            (self.directory / name).chmod(0o644)
+        write_users(self.directory, {self.USER: (mail.pw_uid, mail.pw_gid)})
         script = (
             'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group'
             ' && exec "$@"'
         )
         return ["unshare", "--mount", "sh", "-c", script, str(self.directory)], mail
+
+
+def write_users(directory: Path, users: Mapping[str, tuple[int, int]]) -> None:
+    """Files passwd and group in `directory`: the machine's, and `users` (name: uid and gid)."""
+    entries = {
+        "passwd": [f"{u}:x:{uid}:{gid}::/:/usr/sbin/nologin\n" for u, (uid, gid) in users.items()],
+        "group": [f"{u}:x:{gid}:\n" for u, (_, gid) in users.items()],
+    }
+    for name, lines in entries.items():
+        (directory / name).write_text(Path("/etc", name).read_text() + "".join(lines))
+        (directory / name).chmod(0o644)
+
+
+class OpenSMTPD(_Server):
+    """Takes mail for dest.example from loopback at `port`, and hands it to `relay_host`.
+
+    Greylists later@dest.example, takes no more than `max_message_size`, and knows no PIPELINING.
+    It conflicts with Postfix, and its paths are compiled in: GWRELAY_TEST_OPENSMTPD names the
+    directory it was unpacked in (see .ci/run), and it runs in a mount namespace of its own.
+    """
+
+    CONFIGURATION = """\
+smtp max-message-size {max_message_size}
+filter "grey" phase rcpt-to match rcpt-to {{ "later@dest.example" }} reject "450 4.2.0 greylisted"
+listen on 127.0.0.1 port {port} filter "grey" hostname opensmtpd.example
+action "onward" relay host smtp://{relay_host}
+match from any for domain {{ "dest.example" }} action "onward"
+"""
+    SCRIPT = """\
+set -e
+for name in passwd group resolv.conf; do mount --bind "$0/$name" /etc/$name; done
+for at in /var/spool /usr/libexec /run /var/lib; do mount -t tmpfs tmpfs $at; done
+mkdir -m 711 /var/spool/smtpd
+mkdir -p -m 711 /var/lib/opensmtpd/empty /usr/libexec/opensmtpd
+mount --bind "$1/usr/libexec/opensmtpd" /usr/libexec/opensmtpd
+exec "$1/usr/sbin/smtpd" -d -f "$0/smtpd.conf"
+"""
+
+    def __init__(self, directory: Path, relay_host: str, max_message_size: str = "35M") -> None:
+        self.prefix = os.environ.get("GWRELAY_TEST_OPENSMTPD", "")
+        if not shutil.which("smtpd", path=f"{self.prefix}/usr/sbin" if self.prefix else ""):
+            pytest.skip(
+                "OpenSMTPD is not unpacked: apt-get install --no-install-recommends"
+                " libevent-2.1-7 libdb5.3 libpam0g && apt-get download opensmtpd &&"
+                " dpkg -x opensmtpd_*.deb DIR, GWRELAY_TEST_OPENSMTPD=DIR"
+            )
+        need_root("OpenSMTPD gives its processes users of their own")
+        self.directory, self.relay_host = directory, relay_host
+        self.max_message_size = max_message_size
+        self.port = free_port()
+
+    @property
+    def spec(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        configuration = self.CONFIGURATION.format(
+            port=self.port, relay_host=self.relay_host, max_message_size=self.max_message_size
+        )
+        (self.directory / "smtpd.conf").write_text(configuration)
+        (self.directory / "resolv.conf").write_text("lookup file\nnameserver 127.0.0.1\n")
+        mail, nobody = pwd.getpwnam("mail"), pwd.getpwnam("news")
+        users = {"opensmtpd": mail, "opensmtpq": nobody}
+        write_users(self.directory, {name: (u.pw_uid, u.pw_gid) for name, u in users.items()})
+        command = ["unshare", "--mount", "sh", "-c", self.SCRIPT, str(self.directory), self.prefix]
+        self.running = Program(command, self.directory / "smtpd.log")
+        self.running.await_ready(lambda: accepts("127.0.0.1", self.port))
 
 
 class SmtpSink(_Server):

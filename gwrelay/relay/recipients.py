@@ -1,0 +1,45 @@
+"""Which recipients of a delivery still want an answer, in the same attempt.  Pure.
+
+An attempt walks over hosts (RFC 5321 5.1); what each of them said decides whom the next is asked
+about.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from gwrelay.message import outcome
+from gwrelay.message.outcome import Kind, Outcome
+from gwrelay.queue.store import Doubt
+
+
+def may_ask_another(verdict: Outcome | None, doubt: Doubt | None) -> bool:
+    """Whether a further host may be asked about this recipient in the same attempt.
+
+    Not when it is in doubt: that host would surely deliver it a second time.  Unless it was in
+    doubt before, and is again at the same host: then only another can help.  Nor when it is to
+    be held: what is damaged is damaged for all of them.
+    """
+    if verdict is None or is_incapable(verdict):
+        return True
+    if verdict.hold:
+        return False
+    if verdict.in_doubt:
+        return doubt is not None and doubt.host[:2] == (verdict.exchange, verdict.address)
+    return verdict.kind is Kind.DEFERRED
+
+
+def is_incapable(verdict: Outcome) -> bool:
+    """Our own no, for want of an extension or of size: another host may have it."""
+    return verdict.kind is Kind.FAILED and not verdict.heard
+
+
+def too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
+    """Those refused only for being too many in one transaction: they go in the next one, at
+    once (RFC 5321 4.5.3.1.10), provided that this one took some."""
+    refused = [
+        n
+        for n in batch
+        if told[n].stage == outcome.RCPT
+        and told[n].reply.code == 452
+        and told[n].reply.status in ("", "4.5.3")
+    ]
+    return refused if len(refused) < len(batch) else []

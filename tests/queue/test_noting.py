@@ -1,0 +1,72 @@
+"""What several relayers note at once: one write for all of them, and one fate."""
+
+from support.patched import run_patched
+
+PREAMBLE = """
+        import shutil
+        import tempfile
+        import gevent
+        import gevent.event
+        from gwrelay.errors import StoreFailed
+        from gwrelay.queue.mailqueue import Queue
+        from gwrelay.queue.spoolstore import SpoolStore, open_spool
+        from gwrelay.queue.store import Host
+        from support.mail import CONTENT, envelope
+
+        directory = tempfile.mkdtemp()
+        log = open_spool(directory)
+        queue = Queue(SpoolStore(log))
+        for n in range(5):
+            queue.add_message(envelope(f"u{n}@b.test"), CONTENT)
+        deliveries = queue.get_waiting()
+        host = Host("mx.test", "192.0.2.1")
+        written = []
+        note = log.note
+
+        def note_all():
+            noting = [gevent.spawn(queue.note_in_doubt, one, host) for one in deliveries]
+            gevent.joinall(noting, timeout=5)
+            return noting
+"""
+
+
+def test_those_who_are_ready_at_once_share_one_write_that_a_crash_leaves_behind() -> None:
+    run_patched(f"""{PREAMBLE}
+        log.note = lambda batch: (written.append(len(batch)), note(batch))
+        assert all(one.successful() for one in note_all())
+        assert written == [5], written
+        # Nothing is closed or synced: what the next process finds is what was written.
+        copy = tempfile.mkdtemp()
+        shutil.copytree(directory, copy, dirs_exist_ok=True)
+        left = SpoolStore(open_spool(copy))
+        [found] = left.load()
+        assert [state.open[0].doubt.host for _, state in found] == [host] * 5, found
+    """)
+
+
+def test_a_write_that_fails_is_told_to_all_who_wait_for_it() -> None:
+    run_patched(f"""{PREAMBLE}
+        def fail(batch):
+            raise OSError(28, "No space left on device")
+
+        log.note = fail
+        assert all(isinstance(one.exception, StoreFailed) for one in note_all())
+        assert all(one.doubt is None for one in deliveries)
+    """)
+
+
+def test_those_who_wait_for_one_that_is_killed_are_told_too() -> None:
+    run_patched(f"""{PREAMBLE}
+        started = gevent.event.Event()
+
+        def stall(batch):
+            started.set()
+            gevent.sleep(60)
+
+        log.note = stall
+        noting = [gevent.spawn(queue.note_in_doubt, one, host) for one in deliveries]
+        assert started.wait(5)
+        noting[0].kill()
+        gevent.joinall(noting, timeout=5)
+        assert [type(one.exception) for one in noting[1:]] == [StoreFailed] * 4
+    """)
