@@ -44,6 +44,7 @@ def test_the_same_while_the_log_is_compacted_under_mail_that_stays(
     for recipient in late:
         peer.recipient(recipient, *["450 4.2.0 later"] * 4, "250 2.1.5 now")
     options = ["--segment-size", "1M", "--compact-ratio", "0.3", "--retry", "1s"]
+    options += ["--in-doubt-wait", "1s"]
     gateway = start_gateway("--smarthost", peer.spec, *options)
     chance = random.Random()
     moment = threading.Event()
