@@ -17,7 +17,8 @@ ROUNDS = 5
 def test_every_message_answered_250_arrives_though_the_gateway_is_killed_again_and_again(
     start_gateway: StartGateway, peer: Peer
 ) -> None:
-    gateway = start_gateway("--smarthost", peer.spec, "--retry", "500ms")
+    options = ["--retry", "500ms", "--in-doubt-wait", "1s"]
+    gateway = start_gateway("--smarthost", peer.spec, *options)
     chance = random.Random()
     moment = threading.Event()
     with Load(gateway.port) as load:
