@@ -6,7 +6,7 @@ that `serve` was given, and goes through every worker's; it prints and returns i
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,29 +103,10 @@ def repair(directory: str, *, dry_run: bool, as_json: bool) -> int:
     0, also when there is nothing to do; REFUSED_STATUS, with nothing done, while somebody has
     one of the spools.
     """
-    paths = _workers(directory)
-    for path in paths:
-        pid = holder_of(path)
-        if pid is not None:
-            return _refused(path, pid)
-    found = []
-    for path in paths:
-        if dry_run:
-            with _audit(path) as audit:
-                found.append(_repairs(path.name, audit))
-            continue
-        try:
-            log = open_spool(path)
-        except StoreFailed as error:
-            if isinstance(error.__cause__, spool.SpoolLocked):
-                return _refused(path, error.__cause__.pid)
-            raise
-        with closing(SpoolStore(log)) as store, _audit(path) as audit:
-            found.append(_repairs(path.name, audit))
-            for message in found[-1]["messages"]:
-                _set_aside(path, audit, message)
-                store.settle(message_id(message["id"]), None, None)
-            store.flush()
+    try:
+        found = _each_alone(directory, lambda path: _repaired(path, dry_run))
+    except _InUse as refusal:
+        return refusal.status()
     if as_json:
         _print_json({"spool": directory, "dry_run": dry_run, "workers": found})
     else:
@@ -134,22 +115,26 @@ def repair(directory: str, *, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
+def _repaired(path: Path, dry_run: bool) -> dict[str, Any]:
+    if dry_run:
+        with _audit(path) as audit:
+            return _repairs(path.name, audit)
+    with closing(SpoolStore(open_spool(path))) as store, _audit(path) as audit:
+        found = _repairs(path.name, audit)
+        for message in found["messages"]:
+            _set_aside(path, audit, message)
+            store.settle(message_id(message["id"]), None, None)
+        store.flush()
+    return found
+
+
 def compact(directory: str, ratio: float, *, as_json: bool) -> int:
     """Compact every segment whose dead share is above `ratio`.  0; REFUSED_STATUS, with nothing
     done, while somebody has one of the spools."""
-    paths = _workers(directory)
-    for path in paths:
-        pid = holder_of(path)
-        if pid is not None:
-            return _refused(path, pid)
-    found = []
-    for path in paths:
-        try:
-            found.append(_compacted(path, ratio))
-        except StoreFailed as error:
-            if isinstance(error.__cause__, spool.SpoolLocked):
-                return _refused(path, error.__cause__.pid)
-            raise
+    try:
+        found = _each_alone(directory, lambda path: _compacted(path, ratio))
+    except _InUse as refusal:
+        return refusal.status()
     if as_json:
         _print_json({"spool": directory, "workers": found})
     else:
@@ -200,10 +185,38 @@ def _bar() -> Progress:
     return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
-def _refused(path: Path, pid: int | None) -> int:
-    holder = "another process" if pid is None else f"process {pid}"
-    click.echo(f"gwrelay: error: {path} is in use by {holder}; stop it first", err=True)
-    return REFUSED_STATUS
+class _InUse(Exception):
+    """Another process has the spool at `path`; `pid` is None when it could not be told."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        super().__init__(path)
+        self._path = path
+        self._pid = pid
+
+    def status(self) -> int:
+        """Say so.  → what the command exits with."""
+        holder = "another process" if self._pid is None else f"process {self._pid}"
+        click.echo(f"gwrelay: error: {self._path} is in use by {holder}; stop it first", err=True)
+        return REFUSED_STATUS
+
+
+def _each_alone(directory: str, work: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `work` says of each worker's spool.  Raises _InUse, with nothing done, while somebody
+    has one of them."""
+    paths = _workers(directory)
+    for path in paths:
+        pid = holder_of(path)
+        if pid is not None:
+            raise _InUse(path, pid)
+    found = []
+    for path in paths:
+        try:
+            found.append(work(path))
+        except StoreFailed as error:
+            if isinstance(error.__cause__, spool.SpoolLocked):
+                raise _InUse(path, error.__cause__.pid) from error
+            raise
+    return found
 
 
 def _repairs(worker: str, audit: Audit) -> dict[str, Any]:

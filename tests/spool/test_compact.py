@@ -369,15 +369,20 @@ def test_a_full_disk_ends_a_compaction_and_costs_nothing(tmp_path: Path) -> None
     spool.close()
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_a_crash_at_any_step_of_a_compaction_costs_nothing(tmp_path: Path, seed: int) -> None:
-    disk = FaultyDisk(tmp_path / "spool", seed)
+def nine_tenths_dead(disk: FaultyDisk) -> Spool:
     spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
     for key in range(1, 40):
         spool.write([Put(key, b"%d" % key, b"head", b"%d" % key * 300)])
     for key in range(1, 40):
         if key % 9:
             spool.write([Drop(key)])
+    return spool
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_crash_at_any_step_of_a_compaction_costs_nothing(tmp_path: Path, seed: int) -> None:
+    disk = FaultyDisk(tmp_path / "spool", seed)
+    spool = nine_tenths_dead(disk)
     before = found(spool)
     disk.calls_left = seed
     with contextlib.suppress(Crash):
@@ -394,12 +399,7 @@ def test_a_crash_at_any_step_of_a_compaction_costs_nothing(tmp_path: Path, seed:
 
 def test_a_failed_sync_ends_a_compaction_and_costs_nothing(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path / "spool")
-    spool = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
-    for key in range(1, 40):
-        spool.write([Put(key, b"%d" % key, b"head", b"%d" % key * 300)])
-    for key in range(1, 40):
-        if key % 9:
-            spool.write([Drop(key)])
+    spool = nine_tenths_dead(disk)
     before = found(spool)
     disk.sync_errors = [0, errno.EIO]
     spool.compact()
