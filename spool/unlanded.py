@@ -20,8 +20,8 @@ class Unlanded:
     def add(self, entry: Entry) -> None:
         for record in entry.batch:
             kind = type(record)
-            # A Put that is waited for has no key that anybody knows of.
-            if kind is Drop or kind is Amend or (kind is Put and not entry.waits):
+            # A Put that is waited for has no key that anybody knows of, unless it is a copy.
+            if kind is Drop or kind is Amend or (kind is Put and (entry.copies or not entry.waits)):
                 self._of.setdefault(record[0], []).append((record, entry))  # type: ignore[arg-type]
 
     def discard(self, entry: Entry) -> None:

@@ -1,4 +1,5 @@
-"""The message we send about recipients that failed.  Pure; its form is dsn.py's business."""
+"""The message we send about recipients that failed, or were relayed to a host that sends none.
+Pure; its form is dsn.py's business."""
 
 from collections.abc import Callable
 
@@ -18,11 +19,12 @@ def report(
     header_section: Callable[[int], bytes],
 ) -> NewMessage | None:
     """The report about `original` that is owed for this settlement; None when it is wanted for
-    none of those that failed.  `header_section` gives that of a message's content."""
+    none of those concerned.  `header_section` gives that of a message's content."""
+    recipients = original.envelope.recipients
+    failed = {n: o for n, o in settlement.failed.items() if _wants_failures(recipients[n])}
     failures = [
-        dsn.Failure(original.envelope.recipients[n], told, n in settlement.expired)
-        for n, told in sorted(settlement.failed.items())
-        if _wants_failures(original.envelope.recipients[n])
+        dsn.Failure(recipients[n], told, n in settlement.expired)
+        for n, told in sorted({**failed, **settlement.relayed}.items())
     ]
     if not failures:
         return None

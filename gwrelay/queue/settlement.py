@@ -1,6 +1,7 @@
 """What becomes of a delivery after one attempt.  Pure: no disk, no clock, no greenlets."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gwrelay.errors import AccountingError
@@ -19,13 +20,15 @@ class Settlement(NamedTuple):
 
     `failed` are recipients, by index, that failed for good in this attempt; a DSN is owed
     about them unless the message is itself a bounce.  `expired` is the part of `failed`
-    that was only deferred once too often.
+    that was only deferred once too often.  `relayed` were delivered to a host that will not
+    report about them, though they asked for it: so we do (RFC 3461 5.2.2).
     """
 
     remaining: tuple[Open, ...]
     failed: Mapping[int, Outcome]
     expired: frozenset[int]
     owes_dsn: bool
+    relayed: Mapping[int, Outcome] = MappingProxyType({})
 
 
 _DELIVERED = Settlement((), {}, frozenset(), False)
@@ -50,14 +53,15 @@ def settle(
 
     Deferred recipients stay, due again when `policy` says; past the lifetime they fail
     instead (RFC 5321 4.5.4.1), with the last reply as the reason, unless they are held.
-    Failed ones share one DSN, owed only if the reverse-path is not null (RFC 5321 6.1).
+    Failed and relayed ones share one DSN, owed only if the reverse-path is not null (RFC 5321
+    6.1).
 
     Raises AccountingError unless `outcomes` has exactly the delivery's recipients:
     losing one without a word is the bug this gateway may not have.
     """
     if outcomes.keys() != set(delivery.recipients):
         raise AccountingError(f"{delivery}: outcomes for {sorted(outcomes)}")
-    if all(told.kind is Kind.DELIVERED for told in outcomes.values()):
+    if all(told.kind is Kind.DELIVERED and not told.relayed for told in outcomes.values()):
         return _DELIVERED
     is_over = now >= policy.expires_at(delivery.arrived_at, delivery.is_bounce)
     staying: dict[_Stays, list[int]] = {}
@@ -77,8 +81,9 @@ def settle(
     remaining = tuple(
         [_part(delivery, tuple(who), stays, policy, now, chance) for stays, who in staying.items()]
     )
-    owes_dsn = bool(failed) and not delivery.is_bounce
-    return Settlement(remaining, failed, frozenset(expired), owes_dsn)
+    relayed = {n: told for n, told in outcomes.items() if told.relayed}
+    owes_dsn = bool(failed or relayed) and not delivery.is_bounce
+    return Settlement(remaining, failed, frozenset(expired), owes_dsn, relayed)
 
 
 def without_answer(

@@ -281,3 +281,21 @@ def test_dsn_parameters_reach_a_next_hop_that_knows_them(gateway: Gateway, peer:
     assert "RET=HDRS ENVID=QQ314159" in arrival.mail_parameters
     [parameters] = arrival.rcpt_parameters
     assert parameters == "NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;You@Old.example"
+
+
+def test_a_success_that_the_next_hop_will_not_report_is_reported_by_us(
+    start_gateway: StartGateway,
+) -> None:
+    with Peer(extensions=("PIPELINING", "SIZE")) as peer:
+        gateway = start_gateway("--smarthost", peer.spec)
+        submit(gateway.port, SENDER, [YOU], CONTENT, rcpt_parameters="NOTIFY=SUCCESS")
+        original, arrival = peer.wait_for_messages(2)
+        assert (original.reverse_path, arrival.reverse_path) == (SENDER, "")
+        [status] = [
+            part.get_payload()[1]
+            for part in email.message_from_bytes(arrival.content).walk()
+            if part.get_content_type() == "message/delivery-status"
+        ]
+        assert status["Action"] == "relayed"
+        assert status["Final-Recipient"] == f"rfc822; {YOU}"
+        assert status["Status"] == "2.1.9"

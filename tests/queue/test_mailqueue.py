@@ -628,6 +628,26 @@ def test_a_report_is_owed_unless_notify_says_otherwise(
     assert queue.get_relayed() == 1
 
 
+def test_who_was_relayed_to_a_host_that_reports_nothing_is_reported(queue: Queue) -> None:
+    """RFC 3461 5.2.2; beside one that failed."""
+    asked = Recipient("a@b.test", "SUCCESS,FAILURE")
+    queue.add_message(envelope(asked, "b@b.test", Recipient("c@b.test", "SUCCESS")), CONTENT)
+    told = {0: DELIVERED._replace(relayed=True), 1: FAILED, 2: FAILED}
+    report = queue.settle(take(queue)["b.test"], told).report
+    assert report is not None
+    text = b"".join(queue.get_content(report.id)).decode()
+    assert text.count("Action: relayed") == 1
+    assert text.count("Action: failed") == 1
+    assert "c@b.test" not in text
+    assert len(queue) == 1
+
+
+def test_a_bounce_that_is_relayed_is_not_reported(queue: Queue) -> None:
+    queue.add_message(envelope(Recipient("b@b.test", "SUCCESS"), reverse_path=""), CONTENT)
+    assert settle(queue, take(queue)["b.test"], DELIVERED._replace(relayed=True)) is None
+    assert len(queue) == 0
+
+
 def test_only_those_who_want_it_are_in_the_report(queue: Queue) -> None:
     queue.add_message(envelope(Recipient("a@b.test", "NEVER"), "b@b.test"), CONTENT)
     report = settle(queue, take(queue)["b.test"], FAILED)
