@@ -173,7 +173,8 @@ class Writer:
     def abandon(self) -> None:
         self._files.close_file(self._fd)
         with contextlib.suppress(OSError):
-            self._files.remove(_NEW)
+            if _NEW in self._files.names():  # else it bears its name already
+                self._files.remove(_NEW)
 
 
 def _start(secret: bytes) -> bytes:
