@@ -116,7 +116,7 @@ class Committer:
 
     def _lead(self, group: Group) -> None:
         try:
-            self._turn.acquire()
+            self._take_turn()
         except BaseException:
             # Killed while queueing (a greenlet may be): one of the others must take over.
             with self._lock:
@@ -126,15 +126,23 @@ class Committer:
             raise
         try:
             if not group.finished:
-                if self._crowd > 1:
-                    # Those the last commit has woken come again at once, most of them: whoever
-                    # is the first of them would take a sync for himself, and the others wait.
-                    time.sleep(0)
                 self._take(group)
         finally:
             # Awake before the next leader takes its turn, they can still join its group.
             group.done.set()
             self._turn.release()
+
+    def _take_turn(self) -> None:
+        """On return nobody else commits."""
+        self._turn.acquire()
+        if self._crowd > 1:
+            # Those the last commit has woken come again at once, most of them: whoever is the
+            # first of them would take a sync for himself, and the others wait.
+            try:
+                time.sleep(0)
+            except BaseException:
+                self._turn.release()
+                raise
 
     def _take(self, group: Group) -> None:
         with self._lock:

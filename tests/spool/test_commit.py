@@ -371,3 +371,40 @@ assert len(spool) == 1280
 assert spool.counters.syncs <= 30, spool.counters.syncs
 """
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=LIMIT_S)
+
+
+def test_a_leader_killed_while_it_lets_others_come_leaves_the_lead_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """As gevent's GreenletExit, thrown into whoever gives others a turn."""
+
+    sync = GatedSync()
+    spool = Spool(tmp_path, sync=sync)
+    followers: list[threading.Thread] = []
+    begun = threading.Event()
+
+    def write(key: int) -> None:
+        begun.set()
+        spool.write([Put(key, b"", b"", b"")])
+
+    def others_come(seconds: float) -> None:
+        if not followers:
+            followers.extend(in_threads(lambda: write(9)))
+            assert begun.wait(LIMIT_S)
+            until(lambda: spool._committer.gathered_bytes() > 60)
+            raise Killed
+
+    spool.write([Put(1, b"", b"", b"")])
+    sync.close()
+    crowd = in_threads(*[lambda key=key: write(key) for key in (2, 3, 4)])
+    until(lambda: sync.begun.is_set() and spool._committer.gathered_bytes() > 60)
+    sync.gate.set()
+    join(crowd)
+    begun.clear()
+    monkeypatch.setattr(time, "sleep", others_come)
+    with pytest.raises(Killed):
+        spool.write([Put(8, b"", b"", b"")])
+    join(followers)
+    assert 9 in dict(spool.items())
+    spool.close()
