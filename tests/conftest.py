@@ -1,4 +1,4 @@
-"""The rule that nothing is skipped where nothing may be.
+"""Two rules: nothing is skipped where nothing may be, and no test is about how fast it is.
 
 With GWRELAY_TEST_NO_SKIP=1 (as .ci/run sets it, once everything is installed) a skip is a failure:
 otherwise a program that quietly went missing would turn the flow tests into decoration.
@@ -8,6 +8,11 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# A machine with other work to do must not make an example fail.
+settings.register_profile("gwrelay", deadline=None)
+settings.load_profile("gwrelay")
 
 NO_SKIP = os.environ.get("GWRELAY_TEST_NO_SKIP", "") not in ("", "0")
 

@@ -299,7 +299,6 @@ def _no_sync(descriptor: int) -> None:
 _SETTINGS = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 

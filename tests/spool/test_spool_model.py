@@ -314,6 +314,5 @@ TestSpoolAgainstDict: Callable[[], None] = SpoolAgainstDict.TestCase
 TestSpoolAgainstDict.settings = settings(
     max_examples=80,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
