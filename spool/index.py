@@ -99,9 +99,10 @@ class Index:
     def forget_orphans(self, last_key: int) -> None:
         """Chunks without a PUT, of keys up to `last_key`.  After a replay nobody is left to write
         it."""
-        for key in self._chunks.keys() - self._keys.keys():
-            if key <= last_key:
-                self.forget_chunks(key)
+        # Not the difference of the two: that goes through all the keys.
+        orphans = [key for key in self._chunks if key <= last_key and key not in self._keys]
+        for key in orphans:
+            self.forget_chunks(key)
 
     # -- checkpoints ---------------------------------------------------------------------
 
