@@ -12,8 +12,8 @@ from gwrelay.message.reply import Reply
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.waiting import for_greenlets
 from gwrelay_bench.source import text_content
-from gwrelay_bench.spooling import sync_natively
 
 #: Domains below it have an exchange, which is down.
 DOWN = "down.example"
@@ -41,7 +41,7 @@ def fill(
     The others were tried once and found their exchange down, unless `due_now`: then they are
     as they came.
     """
-    log = open_spool(directory, sync=sync_natively)
+    log = open_spool(directory, **for_greenlets())
     stop = threading.Event()
     upkeep = gevent.spawn(log.run, stop)
     # Jitter of the whole delay: due at any moment from now to twice the delay.

@@ -10,6 +10,7 @@ from typing import Any
 
 import gevent
 
+from gwrelay.waiting import for_greenlets
 from spool import Drop, Put, Spool
 from spool import segment as segments
 
@@ -23,15 +24,10 @@ _READ_BYTES = 1024 * 1024
 _POLL_S = 0.01
 
 
-def sync_natively(descriptor: int) -> None:
-    """fdatasync on a native thread, as the gateway does it."""
-    gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
-
-
 @contextmanager
 def running(directory: Path, **options: Any) -> Iterator[Spool]:
     """A spool with its upkeep, closed in the end."""
-    spool = Spool(directory, sync=sync_natively, **options)
+    spool = Spool(directory, **for_greenlets(), **options)
     stop = threading.Event()
     upkeep = gevent.spawn(spool.run, stop)
     try:

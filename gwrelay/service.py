@@ -36,6 +36,7 @@ from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManage
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
 from gwrelay.smtp.session import Policy
+from gwrelay.waiting import for_greenlets
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Service:
         try:
             self._log = open_spool(
                 directory,
-                sync=_sync_natively,
+                **for_greenlets(),
                 lazy=True,
                 segment_bytes=settings.segment_size_bytes,
                 compact_ratio=settings.compact_ratio_share,
@@ -209,11 +210,6 @@ class Service:
         if self.events:
             for event in events.ended(delivery, attempt, told, settled, time.time()):
                 self.events.write(event)
-
-
-def _sync_natively(descriptor: int) -> None:
-    """fdatasync on a native thread: other greenlets go on while the disk works."""
-    gevent.get_hub().threadpool.apply(os.fdatasync, (descriptor,))
 
 
 def _check_source(address: str) -> None:

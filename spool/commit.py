@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 from spool.entry import Entry
 from spool.errors import SpoolClosed, SpoolError, SpoolFailed
+from spool.waiting import Event, Lock
 
 
 class Group:
@@ -19,7 +20,7 @@ class Group:
 
     __slots__ = ("done", "entries", "error", "finished", "led", "size_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, done: Event) -> None:
         self.entries: list[Entry] = []
         self.size_bytes = 0
         self.led = False
@@ -27,7 +28,7 @@ class Group:
         #: Of what is no entry of this group, and should be durable with it.
         self.error: SpoolError | None = None
         #: Set when finished.  A leader that leaves before that sets it, and leaves another.
-        self.done = threading.Event()
+        self.done = done
 
 
 class Committer:
@@ -38,7 +39,8 @@ class Committer:
         self,
         commit: Callable[[Sequence[Entry]], SpoolError | None],
         lost: Callable[[Entry], None],
-        lock: threading.Lock,
+        lock: Lock,
+        event: Callable[[], Event],
     ) -> None:
         """`commit` is called by one thread at a time; after it each entry has landed or has
         an error; it returns that of what else it should have written.  `lost` is told of those
@@ -46,8 +48,9 @@ class Committer:
         self._commit = commit
         self._lost = lost
         self._lock = lock
+        self._event = event
         self._turn = threading.Lock()
-        self._gathering = Group()
+        self._gathering = Group(event())
         self._closed = False
         #: Entries of the last commit.
         self._crowd = 0
@@ -100,15 +103,13 @@ class Committer:
         while not group.finished:
             # Taken before looking for a leader: one that leaves says so by this very event.
             done = group.done
-            if self._claim(group):
-                self._lead(group)
-            else:
+            if group.led or not self._claim(group):
                 done.wait()
+            else:
+                self._lead(group)
 
     def _claim(self, group: Group) -> bool:
         """Whether the caller leads `group`: nobody did."""
-        if group.led:
-            return False
         with self._lock:
             leads = not group.led
             group.led = True
@@ -121,7 +122,7 @@ class Committer:
             # Killed while queueing (a greenlet may be): one of the others must take over.
             with self._lock:
                 group.led = False
-                done, group.done = group.done, threading.Event()
+                done, group.done = group.done, self._event()
             done.set()
             raise
         try:
@@ -146,7 +147,7 @@ class Committer:
 
     def _take(self, group: Group) -> None:
         with self._lock:
-            self._gathering = Group()
+            self._gathering = Group(self._event())
             self._crowd = len(group.entries)
         try:
             group.error = self._commit(group.entries)

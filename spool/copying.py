@@ -5,7 +5,6 @@ and handed in with the lock in hand, so that whatever is written of the key afte
 behind the copy in the log, too.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
 
 from spool.commit import Committer
@@ -16,6 +15,7 @@ from spool.frame import AnyRecord, Chunk, Drop, Seal
 from spool.index import Index
 from spool.log import Log
 from spool.unlanded import Unlanded
+from spool.waiting import Lock
 
 
 class Copying:
@@ -27,7 +27,7 @@ class Copying:
         index: Index,
         unlanded: Unlanded,
         committer: Committer,
-        lock: threading.Lock,
+        lock: Lock,
         counters: Counters,
     ) -> None:
         self._log = log

@@ -112,18 +112,17 @@ def encode(batch: Sequence[AnyRecord]) -> bytes:
         if type(record) is Chunk and not 0 <= record.seq < CHUNK_LIMIT:
             raise ValueError(f"chunk {record.seq} is not in 0..{CHUNK_LIMIT - 1}")
         rows.append((kind, *record))
-    body = _packed(rows)
+    body: bytes = _packer.pack(rows)
+    if len(body) > _PACKED_BYTES:
+        _renew_packer()
     if len(rows) > BATCH_LIMIT or len(body) > LENGTH_LIMIT:
         raise ValueError(f"{len(rows)} records, {len(body)} bytes: too much for one frame")
     return body
 
 
-def _packed(rows: list[tuple[Any, ...]]) -> bytes:
+def _renew_packer() -> None:
     global _packer
-    body: bytes = _packer.pack(rows)
-    if len(body) > _PACKED_BYTES:
-        _packer = msgpack.Packer(autoreset=True)
-    return body
+    _packer = msgpack.Packer(autoreset=True)
 
 
 def header(tag: bytes, serial: int, length: int, body_crc: int) -> bytes:

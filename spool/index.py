@@ -247,12 +247,11 @@ class Index:
                 others.update(guarded or ())
 
     def _put(self, place: Place, put: Put) -> None:
-        key = put.key
+        key, state, head, body, _ = put
         before = self._keys.get(key)
         if before is not None:
             self._end(place.segment, before)
-        state = put.state
-        size = len(state) + len(put.head) + len(put.body) + _OVERHEAD
+        size = len(state) + len(head) + len(body) + _OVERHEAD
         self._keys[key] = _KEY.pack(*place, size, 0) + state
         self._charge(place[0], size)
         if key > self.last_key:

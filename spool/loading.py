@@ -9,7 +9,6 @@ that the log had when it was opened.
 """
 
 import logging
-import threading
 from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from itertools import islice
@@ -20,6 +19,7 @@ from spool.frame import AnyRecord
 from spool.index import SLICE_KEYS, Index, Place
 from spool.log import Log
 from spool.past import Past
+from spool.waiting import Lock
 
 #: Above every key.
 _ANY_KEY = 1 << 64
@@ -27,7 +27,7 @@ _ANY_KEY = 1 << 64
 
 class Loader:
     def __init__(
-        self, log: Log, past: Past, index: Index, lock: threading.Lock, logger: logging.Logger
+        self, log: Log, past: Past, index: Index, lock: Lock, logger: logging.Logger
     ) -> None:
         """`past` is what `log` was when it was opened."""
         self._log = log

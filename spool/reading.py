@@ -1,6 +1,5 @@
 """Reading records back, though compaction moves them and their segments are used again."""
 
-import threading
 from collections.abc import Callable, Iterator
 
 from spool.errors import CorruptFrame, SpoolError, SpoolFailed
@@ -8,13 +7,14 @@ from spool.frame import AnyRecord, Chunk, Put
 from spool.index import Index, Place
 from spool.log import Log
 from spool.unlanded import Unlanded
+from spool.waiting import Lock
 
 
 class Reader:
     """Every method raises KeyError for a key that has ended, CorruptFrame for what is damaged,
     SpoolFailed when the disk does not give it out now."""
 
-    def __init__(self, log: Log, index: Index, unlanded: Unlanded, lock: threading.Lock) -> None:
+    def __init__(self, log: Log, index: Index, unlanded: Unlanded, lock: Lock) -> None:
         self._log = log
         self._index = index
         self._unlanded = unlanded

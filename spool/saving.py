@@ -1,7 +1,6 @@
 """When a checkpoint is written: now and then while the log grows, and when the spool is closed."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +10,7 @@ from spool.counters import Counters
 from spool.files import Files
 from spool.index import Index
 from spool.log import Log
+from spool.waiting import Lock
 
 #: The log grows by this many times the size of the last checkpoint before the next, so that they
 #: cost little beside it.
@@ -26,7 +26,7 @@ class Saver:
         log: Log,
         index: Index,
         committer: Committer,
-        lock: threading.Lock,
+        lock: Lock,
         issued: Callable[[], int],
         counters: Counters,
         logger: logging.Logger,

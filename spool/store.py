@@ -26,6 +26,7 @@ from spool.reading import Reader
 from spool.recovery import check_version
 from spool.saving import Saver
 from spool.unlanded import Unlanded
+from spool.waiting import Event, Lock
 
 #: Chunks gathered for the next commit, in bytes, above which their writer waits for it: the one
 #: kind of unwaited record that clients can send faster than the disk takes it.
@@ -42,6 +43,8 @@ class Spool:
         path: str | os.PathLike[str],
         *,
         sync: Callable[[int], None] = os.fdatasync,
+        lock: Callable[[], Lock] = threading.Lock,
+        event: Callable[[], Event] = threading.Event,
         clock: Callable[[], float] = time.time,
         lazy: bool = False,
         segment_bytes: int = 16 * 1024 * 1024,
@@ -52,6 +55,10 @@ class Spool:
         files: Callable[[str, Callable[[int], None]], Files] = Files,
     ) -> None:
         """Open and lock.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds.
+
+        `lock` makes what guards the spool's memory, never held by one who waits for anything;
+        `event` what writers wait by.  Where greenlets are the only callers, these may be
+        cheaper than the standard library's.
 
         With `lazy` new keys may be written at once, and those of before do not exist until
         load() has given them out; otherwise they are all there on return.
@@ -64,7 +71,7 @@ class Spool:
         """
         self._clock = clock
         self._logger = logger or logging.getLogger("spool")
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._upkeep = threading.Lock()
         self._index = Index()
         #: Why chunks of these keys are not in the log; told to whoever writes the Put.
@@ -93,7 +100,7 @@ class Spool:
         except BaseException:
             self._files.close()
             raise
-        self._committer = Committer(self._log.commit, self._lost, self._lock)
+        self._committer = Committer(self._log.commit, self._lost, self._lock, event)
         self._reader = Reader(self._log, self._index, self._unlanded, self._lock)
         copying = Copying(
             self._log, self._index, self._unlanded, self._committer, self._lock, self.counters
@@ -133,8 +140,11 @@ class Spool:
     def new_key(self) -> int:
         """Greater than all before, restarts included; microseconds of the clock, or just above."""
         with self._lock:
-            self._last_key = max(self._last_key + 1, int(self._clock() * 1_000_000))
-            return self._last_key
+            key = int(self._clock() * 1_000_000)
+            if key <= self._last_key:
+                key = self._last_key + 1
+            self._last_key = key
+            return key
 
     def write(self, batch: Sequence[Record], wait: bool = True) -> None:
         """Write `batch` as one frame: after a crash all of it is there, or nothing.
@@ -318,10 +328,13 @@ class Spool:
         return self._last_key
 
     def _landed(self, entries: Sequence[Entry]) -> None:
+        apply = self._index.apply
         with self._lock:
             for entry in entries:
-                self._index.apply(Place(entry.segment, entry.offset, entry.size), entry.batch)
-                self._unlanded.discard(entry)
+                apply(Place(entry.segment, entry.offset, entry.size), entry.batch)
+            if self._unlanded:
+                for entry in entries:
+                    self._unlanded.discard(entry)
 
     def _lost(self, entry: Entry) -> None:
         """`entry` was refused for good.  Its chunks, or those its Put names, are of no use."""

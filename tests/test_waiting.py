@@ -1,0 +1,279 @@
+"""What the gateway's spool waits by: greenlets let through, killed, and syncs on native threads."""
+
+from support.patched import run_patched
+
+GATE = """
+import gevent
+from gwrelay.waiting import Gate
+
+passed = []
+
+
+def pass_through(name, gate):
+    gate.wait()
+    passed.append(name)
+
+
+def waiting(count, gate):
+    greenlets = [gevent.spawn(pass_through, name, gate) for name in range(count)]
+    gevent.sleep(0)
+    assert not passed
+    return greenlets
+
+"""
+
+
+def test_a_gate_lets_all_pass_in_their_order_and_whoever_comes_later() -> None:
+    run_patched(
+        GATE
+        + """
+gate = Gate()
+greenlets = waiting(5, gate)
+gate.set()
+gate.set()
+assert not passed  # in their own turn of the loop
+gevent.joinall(greenlets, timeout=5, raise_error=True)
+assert passed == [0, 1, 2, 3, 4]
+gate.wait()
+"""
+    )
+
+
+def test_who_is_killed_at_a_gate_is_not_woken_there_again() -> None:
+    run_patched(
+        GATE
+        + """
+gate = Gate()
+greenlets = waiting(5, gate)
+greenlets[1].kill()
+greenlets[3].kill(block=False)  # comes before the waking
+gate.set()
+greenlets[4].kill(block=False)  # comes after it
+gevent.joinall(greenlets, timeout=5)
+assert passed == [0, 2, 4]
+gevent.sleep(0)
+"""
+    )
+
+
+def test_who_was_driven_off_and_waits_elsewhere_is_not_woken_by_the_gate_it_left() -> None:
+    run_patched(
+        GATE
+        + """
+first, second = Gate(), Gate()
+
+
+def move_on():
+    try:
+        first.wait()
+    except KeyError:
+        pass_through("moved", second)
+
+
+greenlet = gevent.spawn(move_on)
+gevent.sleep(0)
+greenlet.kill(KeyError, block=False)
+gevent.sleep(0)
+first.set()
+gevent.sleep(0)
+assert not passed
+second.set()
+gevent.joinall([greenlet], timeout=5, raise_error=True)
+assert passed == ["moved"]
+"""
+    )
+
+
+def test_who_leaves_while_others_are_being_woken_is_left_out() -> None:
+    run_patched(
+        GATE
+        + """
+gate = Gate()
+victim = None
+
+
+def kill_the_next():
+    gate.wait()
+    victim.throw(gevent.GreenletExit)
+
+
+killer = gevent.spawn(kill_the_next)
+gevent.sleep(0)
+victim, = waiting(1, gate)
+last = gevent.spawn(pass_through, "last", gate)
+gevent.sleep(0)
+gate.set()
+gevent.joinall([killer, last], timeout=5, raise_error=True)
+assert passed == ["last"]
+"""
+    )
+
+
+SYNC = """
+import errno, os, tempfile, threading
+import gevent
+from gwrelay import waiting
+from gwrelay.waiting import NativeSync
+
+file = tempfile.TemporaryFile()
+sync = NativeSync()
+
+
+class SlowDisk:
+    # os.fdatasync that blocks its native thread until the test lets it go.
+    def __init__(self):
+        self.begun = []
+        self.go, self.gone = os.pipe()
+
+    def fdatasync(self, descriptor):
+        self.begun.append(descriptor)
+        original_read(self.go, 1)
+
+    def release(self, count=1):
+        os.write(self.gone, b"x" * count)
+
+
+from gevent.monkey import get_original
+
+original_read = get_original("os", "read")
+
+
+def until(condition):
+    with gevent.Timeout(5):
+        while not condition():
+            gevent.sleep(0.001)
+
+"""
+
+
+def test_a_sync_blocks_nobody_but_its_caller_and_threads_serve_again() -> None:
+    run_patched(
+        SYNC
+        + """
+waiting.os = disk = SlowDisk()
+first = gevent.spawn(sync, 71)
+second = gevent.spawn(sync, 72)
+until(lambda: sorted(disk.begun) == [71, 72])
+assert not first.ready() and not second.ready()
+disk.release(2)
+gevent.joinall([first, second], timeout=5, raise_error=True)
+threads = len(sync._idle)
+disk.release()
+sync(73)
+assert (threads, len(sync._idle)) == (2, 2)
+"""
+    )
+
+
+def test_what_the_disk_says_is_raised_and_the_thread_goes_on() -> None:
+    run_patched(
+        SYNC
+        + """
+sync(file.fileno())
+pipe, _ = os.pipe()
+for wrong, kind in ((pipe, OSError), ("no number", TypeError)):
+    try:
+        sync(wrong)
+    except kind as error:
+        assert kind is TypeError or error.errno == errno.EINVAL, error
+    else:
+        raise AssertionError(wrong)
+sync(file.fileno())
+assert len(sync._idle) == 1
+"""
+    )
+
+
+def test_who_is_killed_in_a_sync_spends_its_thread_and_nobody_else_is_told_of_it() -> None:
+    run_patched(
+        SYNC
+        + """
+waiting.os = disk = SlowDisk()
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+victim = gevent.spawn(sync, 71)
+until(lambda: disk.begun == [71])
+victim.kill()
+assert sync._idle == []
+other = gevent.spawn(sync, 72)
+until(lambda: disk.begun == [71, 72])
+assert threads() == before + 2
+disk.release(2)
+gevent.joinall([other], timeout=5, raise_error=True)
+assert len(sync._idle) == 1
+until(lambda: threads() == before + 1)
+"""
+    )
+
+
+def test_no_greenlet_ever_finds_the_lock_of_the_spool_held() -> None:
+    # It is a native lock: who waited for it would stop the loop, and with it whoever holds it.
+    run_patched(
+        """
+import os, random, tempfile, threading
+import gevent
+from gwrelay.waiting import for_greenlets
+from spool import Amend, Chunk, Drop, Put, Spool
+
+
+class Lock:
+    held = False
+    taken = 0
+
+    def __enter__(self):
+        assert not Lock.held
+        Lock.held = True
+        Lock.taken += 1
+
+    def __exit__(self, *_):
+        Lock.held = False
+
+
+directory = tempfile.mkdtemp()
+options = {**for_greenlets(), "lock": Lock}
+opened = lambda **more: Spool(
+    directory, segment_bytes=65536, checkpoint_bytes=65536, compact_ratio=0.1, **options, **more
+)
+spool = opened()
+stop = threading.Event()
+keeper = gevent.spawn(spool.run, stop)
+rng = random.Random(5)
+lives = {}
+
+
+def use():
+    for turn in range(25):
+        key = spool.new_key()
+        chunks = turn % 3
+        for number in range(chunks):
+            spool.write([Chunk(key, number, b"c" * 500)], wait=False)
+        spool.write([Put(key, b"state", b"head", b"x" * 1000, chunks)])
+        assert b"".join(spool.body(key)) == b"c" * 500 * chunks + b"x" * 1000
+        spool.note([Amend(key, b"noted")])
+        spool.write([Amend(key, b"newer")], wait=rng.random() < 0.2)
+        if rng.random() < 0.7:
+            spool.write([Drop(key)], wait=False)
+        else:
+            lives[key] = b"newer"
+        if rng.random() < 0.1:
+            gevent.sleep(0.01)
+
+
+gevent.joinall([gevent.spawn(use) for _ in range(40)], raise_error=True, timeout=60)
+with gevent.Timeout(20):
+    while not spool.counters.compacted_segments or "checkpoint" not in os.listdir(directory):
+        key = spool.new_key()
+        spool.write([Put(key, b"state", b"", b"x" * 9000)])
+        spool.write([Drop(key)])
+        gevent.sleep(0.02)
+stop.set()
+gevent.joinall([keeper], raise_error=True)
+spool.close()
+spool = opened(lazy=True)
+for _ in spool.load():
+    gevent.sleep(0)
+assert dict(spool.items()) == lives
+spool.close()
+assert Lock.taken > 10_000 and not Lock.held, Lock.taken
+"""
+    )
