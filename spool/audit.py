@@ -157,7 +157,7 @@ class Audit:
 
     def keys(self) -> list[int]:
         """Living keys, oldest first."""
-        return sorted(set(self._index.keys()) - self._left)
+        return [key for keys in self._index.slices() for key in keys if key not in self._left]
 
     def __contains__(self, key: int) -> bool:
         return key in self._index and key not in self._left
@@ -226,8 +226,12 @@ class Audit:
         # The holder went on meanwhile.  A segment it removed took only dead keys with it, and
         # their ends are in what it wrote before: so look which are there, then read that.
         present = self._read_new(lambda done, total: None)
-        keys = self._index.keys()
-        self._left = {key for key in keys if self._index.place(key).segment not in present}
+        self._left = {
+            key
+            for keys in self._index.slices()
+            for key in keys
+            if self._index.place(key).segment not in present
+        }
         self._sizes = {n: size for n, size in self._sizes.items() if n in present}
 
     def _read_new(self, tell: Progress) -> set[int]:

@@ -99,6 +99,9 @@ _SHAPES: dict[int, tuple[type[AnyRecord], tuple[type, ...]]] = {
 _packer = msgpack.Packer(autoreset=True)
 #: Bytes it may keep for the next time.
 _PACKED_BYTES = 4 * 1024 * 1024
+#: A NamedTuple from its fields.  Calling the class is Python of its own, and a start reads millions
+#: of them.
+_new = tuple.__new__
 _KINDS = {record: (kind, shape[1:]) for kind, (record, shape) in _SHAPES.items()}
 
 
@@ -157,13 +160,13 @@ def decode(buffer: bytes, offset: int, tag: bytes) -> Frame | None:
     end = start + length
     if len(buffer) < end:
         return None
-    with memoryview(buffer)[start:end] as body:
-        if crc32(_PREFIX.pack(tag, serial, length), crc32(body)) != crc:
-            raise CorruptFrame(offset, "checksum mismatch")
-        return Frame(serial, _batch(body, offset), end)
+    body = buffer[start:end]
+    if crc32(buffer[offset : offset + _PREFIX.size], crc32(body)) != crc:
+        raise CorruptFrame(offset, "checksum mismatch")
+    return _new(Frame, (serial, _batch(body, offset), end))
 
 
-def _batch(body: memoryview, offset: int) -> list[AnyRecord]:
+def _batch(body: bytes, offset: int) -> list[AnyRecord]:
     """The records.  A body that verified and is junk all the same is damage like any other."""
     try:
         # Binary, lists and numbers are all there is: extensions, maps and text are bounded away.
@@ -182,4 +185,4 @@ def _record(row: list[Any]) -> AnyRecord:
         raise ValueError("fields of the wrong type")
     if record is Chunk and not 0 <= row[2] < CHUNK_LIMIT:
         raise ValueError("chunk number out of bounds")
-    return record(*row[1:])
+    return _new(record, row[1:])

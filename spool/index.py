@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from spool.checkpoint import CHUNKS, GUARDS, KEYS, Block
 from spool.frame import Amend, AnyRecord, Chunk, Drop, Put
+from spool.keydir import Keydir, last_beside
 
 
 class Place(NamedTuple):
@@ -41,7 +42,7 @@ class Index:
     come is kept for them: see expect() and admit()."""
 
     def __init__(self) -> None:
-        self._keys: dict[int, bytes] = {}
+        self._keys = Keydir()
         self._chunks: dict[int, bytearray] = {}
         self._living: dict[int, int] = {}
         self._guards: dict[int, set[int]] = {}
@@ -59,9 +60,9 @@ class Index:
     def __contains__(self, key: int) -> bool:
         return key in self._keys
 
-    def keys(self) -> list[int]:
-        """Living keys, ascending."""
-        return sorted(self._keys)
+    def slices(self) -> Iterator[list[int]]:
+        """Living keys, ascending, list by list, each as it is when it is asked for."""
+        return self._keys.slices(SLICE_KEYS)
 
     def place(self, key: int) -> Place:
         """Where the key's PUT stands.  KeyError."""
@@ -70,6 +71,11 @@ class Index:
     def state(self, key: int) -> bytes:
         """The newest state.  KeyError."""
         return self._keys[key][_KEY.size :]
+
+    def states(self, keys: Iterable[int]) -> list[tuple[int, bytes]]:
+        """(key, newest state) of those that live."""
+        found = [(key, self._keys.get(key)) for key in keys]
+        return [(key, packed[_KEY.size :]) for key, packed in found if packed is not None]
 
     def chunks(self, key: int) -> list[Place | None]:
         """Where chunk 0, 1, ... stand; None for one that is missing."""
@@ -108,10 +114,8 @@ class Index:
 
     def dump(self) -> Iterator[Block]:
         """The blocks of a checkpoint, keys ascending, each as it is when it is asked for."""
-        keys = self.keys()
-        for start in range(0, len(keys), SLICE_KEYS):
-            some = [key for key in keys[start : start + SLICE_KEYS] if key in self._keys]
-            yield KEYS, some, [self._keys[key] for key in some]
+        for keys in self.slices():
+            yield KEYS, keys, [self._keys[key] for key in keys]
         keys = list(self._chunks)
         for start in range(0, len(keys), SLICE_KEYS):
             some = [key for key in keys[start : start + SLICE_KEYS] if key in self._chunks]
@@ -152,15 +156,20 @@ class Index:
         known, early, unpack = self._keys, self._early, _KEY.unpack_from
         admitted = []
         charges: dict[int, int] = {}
-        # A million keys go through here before a start is over: nothing is called for most.
+        table: dict[int, bytes] = {}
+        last = -1
+        # A million keys, in their order, go through here before a start is over: nothing is called
+        # for most.
         for key, packed in zip(keys, values, strict=True):
             put_in, _, _, size, amended_in = unpack(packed)
-            if key in known:
+            if key > last:
+                table, last = known.table(key), last_beside(key)
+            if key in table:
                 self._supersede(key, put_in)
                 continue
             if put_in not in present:
                 continue
-            known[key] = packed
+            table[key] = packed
             charges[put_in] = charges.get(put_in, 0) + size
             if amended_in:
                 amended = len(packed) - _KEY.size + _OVERHEAD
@@ -185,7 +194,7 @@ class Index:
         for segment, record in self._early.pop(key, ()):
             if type(record) is Amend:
                 self._amend(segment, record)
-            elif (ended := self._keys.pop(key, None)) is not None:
+            elif (ended := self._keys.pop(key)) is not None:
                 self._end(segment, ended)
 
     def _admit_chunks(self, key: int, table: bytes) -> None:
@@ -248,11 +257,12 @@ class Index:
 
     def _put(self, place: Place, put: Put) -> None:
         key, state, head, body, _ = put
-        before = self._keys.get(key)
+        table = self._keys.table(key)
+        before = table.get(key)
         if before is not None:
             self._end(place.segment, before)
         size = len(state) + len(head) + len(body) + _OVERHEAD
-        self._keys[key] = _KEY.pack(*place, size, 0) + state
+        table[key] = _KEY.pack(*place, size, 0) + state
         self._charge(place[0], size)
         if key > self.last_key:
             self.last_key = key
@@ -272,7 +282,7 @@ class Index:
     def _drop(self, segment: int, key: int) -> None:
         if key <= self._expected:
             self._early.setdefault(key, []).append((segment, Drop(key)))
-        before = self._keys.pop(key, None)
+        before = self._keys.pop(key)
         if before is not None:
             self._end(segment, before)
         if key in self._chunks:

@@ -19,7 +19,7 @@ from spool.frame import AnyRecord
 from spool.index import SLICE_KEYS, Index, Place
 from spool.log import Log
 from spool.past import Past
-from spool.waiting import Lock
+from spool.waiting import Lock, locked
 
 #: Above every key.
 _ANY_KEY = 1 << 64
@@ -52,7 +52,6 @@ class Loader:
         breath.  Raises OSError; called again, goes on where it was."""
         if not self._is_replayed:
             yield from self._replay()
-            yield []  # to put a million keys in order takes as long as any step may
         if self._past.checkpoint is not None:
             yield from self._admit(self._past.checkpoint)
         self._finish()
@@ -73,11 +72,18 @@ class Loader:
             self.is_covered = True
         for _ in self._past.replay(self._apply):
             yield []
-        with self._lock:
-            self._by_log = self._index.keys()
-            if checkpoint is not None:
+        yield from self._order()
+        if checkpoint is not None:
+            with self._lock:
                 self._index.expect(max(checkpoint.covered.last_key, self._index.last_key))
         self._is_replayed = True
+
+    def _order(self) -> Iterator[list[int]]:
+        """Put in order the keys that live by what was replayed."""
+        self._by_log.clear()
+        for keys in locked(self._lock, self._index.slices()):
+            self._by_log += keys
+            yield []
 
     def _sound_checkpoint(self) -> Generator[list[int], None, Checkpoint | None]:
         checkpoint = self._past.checkpoint

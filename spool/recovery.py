@@ -277,8 +277,10 @@ def passage(
         if missing or offset > segment.end:
             yield Gap(segment.end, max(0, offset - segment.end), missing)
         segment.serial, segment.last, segment.end = frame.serial, offset, offset + length
-        segment.guards.update(s.segment for s in frame.batch if type(s) is Seal and s.refused)
-        yield Place(segment.number, offset, length), frame.batch
+        for record in frame.batch:
+            if type(record) is Seal and record.refused:
+                segment.guards.add(record.segment)
+        yield tuple.__new__(Place, (segment.number, offset, length)), frame.batch
     if seal is not None and segment.serial < seal.serial:
         yield Gap(segment.end, max(0, seal.end - segment.end), seal.serial - segment.serial)
 

@@ -19,14 +19,14 @@ from spool.entry import Entry
 from spool.errors import SpoolClosed, SpoolError, SpoolFailed
 from spool.files import Files
 from spool.frame import Chunk, Drop, Put, Record
-from spool.index import SLICE_KEYS, Index, Place
+from spool.index import Index, Place
 from spool.loading import Loader
 from spool.log import Log
 from spool.reading import Reader
 from spool.recovery import check_version
 from spool.saving import Saver
 from spool.unlanded import Unlanded
-from spool.waiting import Event, Lock
+from spool.waiting import Event, Lock, locked
 
 #: Chunks gathered for the next commit, in bytes, above which their writer waits for it: the one
 #: kind of unwaited record that clients can send faster than the disk takes it.
@@ -243,13 +243,12 @@ class Spool:
                 progress()
 
     def items(self) -> Iterator[tuple[int, bytes]]:
-        """(key, newest state) of every living key, oldest first.  Keys that die meanwhile may
-        be left out, new ones are."""
-        with self._lock:
-            keys = self._index.keys()
-        for key in keys:
-            with contextlib.suppress(KeyError):
-                yield key, self._index.state(key)
+        """(key, newest state) of every living key, oldest first.  Keys that come or die meanwhile
+        may be left out."""
+        for keys in self._slices():
+            for key in keys:
+                with contextlib.suppress(KeyError):
+                    yield key, self._index.state(key)
 
     def load(self) -> Iterator[list[tuple[int, bytes]]]:
         """(key, newest state) of every key that lived when the spool was opened, once each, in
@@ -315,14 +314,11 @@ class Spool:
         self._sweep()
 
     def _slices(self) -> Iterator[list[int]]:
-        with self._lock:
-            keys = self._index.keys()
-        for start in range(0, len(keys), SLICE_KEYS):
-            yield keys[start : start + SLICE_KEYS]
+        return locked(self._lock, self._index.slices())
 
     def _with_states(self, keys: list[int]) -> list[tuple[int, bytes]]:
         with self._lock:
-            return [(key, self._index.state(key)) for key in keys if key in self._index]
+            return self._index.states(keys)
 
     def _issued(self) -> int:
         return self._last_key

@@ -15,8 +15,12 @@ from gwrelay.queue.store import State, Store
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two lists.  Not 0: gevent looks at its sockets only when every greenlet waits
-#: for something.
+#: Seconds of loading in one go: at least, and, when the others have taken longer since the last,
+#: as long as they, but not for ever.  So half of the time is theirs while they need it, and
+#: nearly all is loading's while they do not.
+_SLICE_S, _LONGEST_SLICE_S = 0.01, 0.02
+#: Seconds between.  Not 0: gevent looks at its sockets only when every greenlet waits for
+#: something.
 _PAUSE_S = 0.001
 #: Seconds to leave a failing disk alone.
 _DISK_RETRY_S = 60.0
@@ -63,18 +67,23 @@ class Loading:
 
         It leaves what it does not file as durable as before.  A disk that fails is tried again.
         """
-        told = time.monotonic()
+        told = paused = time.monotonic()
         pause_s = 0.0
         while not self.is_complete and not stop.wait(pause_s):
             pause_s = _PAUSE_S
+            now = time.monotonic()
+            until = now + min(max(_SLICE_S, now - paused), _LONGEST_SLICE_S)
             try:
-                file_list()
+                while now < until and not self.is_complete:
+                    file_list()
+                    now = time.monotonic()
             except StoreFailed as error:
                 logger.error("loading goes on in %g s: %s", _DISK_RETRY_S, error)
                 pause_s = _DISK_RETRY_S
-            if time.monotonic() - told >= _TOLD_S:
-                told = time.monotonic()
+            if now - told >= _TOLD_S:
+                told = now
                 logger.info("loading: %d messages so far", self.messages)
+            paused = now
 
     def awaits(self, message_id: int) -> bool:
         """Whether this message was there at the start, and has not been given out."""

@@ -120,6 +120,10 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
+#: A NamedTuple from all its fields.  Calling the class is Python of its own.
+_new = tuple.__new__
+
+
 def encode_state(state: State) -> bytes:
     """msgpack [arrived_at, is_bounce, part, ...].  A part is [destination, recipients, attempts,
     due_at, held, exchange, address, port, since], without the end of it that is as at first.
@@ -140,10 +144,10 @@ def decode_state(packed: bytes) -> State:
         arrived_at, is_bounce = flat[0], flat[1]
         if len(flat) == 3:
             # A million of these are read at a start.
-            return State(arrived_at, is_bounce, (_unflattened(arrived_at, flat[2]),))
-        return State(
-            arrived_at, is_bounce, tuple([_unflattened(arrived_at, part) for part in flat[2:]])
-        )
+            parts: tuple[Open, ...] = (_unflattened(arrived_at, flat[2]),)
+        else:
+            parts = tuple([_unflattened(arrived_at, part) for part in flat[2:]])
+        return _new(State, (arrived_at, is_bounce, parts))
     except (ValueError, TypeError, IndexError) as error:
         raise StoreDamaged(f"the state makes no sense: {error}") from error
 
@@ -165,7 +169,7 @@ def _unflattened(arrived_at: float, flat: Sequence[Any]) -> Open:
     who = flat[1]
     recipients = _FIRST_ALONE if who == 1 else _first_recipients(who) if type(who) is int else who
     if len(flat) == 4:
-        return Open(flat[0], recipients, flat[2], flat[3])
+        return _new(Open, (flat[0], recipients, flat[2], flat[3], "", None))
     if len(flat) == 2:
         return Open(flat[0], recipients, 0, arrived_at)
     doubt = _doubt(*flat[5:]) if len(flat) > 5 else None

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gwrelay.errors import StoreFailed
+from gwrelay.queue import loading
 from gwrelay.queue.loading import Loading
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
@@ -45,6 +46,27 @@ class Steps(Rounds):
     def wait(self, timeout: float | None = None) -> bool:
         self.waits.append(timeout)
         return super().wait(timeout)
+
+
+class Ticking:
+    """In place of the time module: `monotonic` is what it was set to, and `tick_s` more each time
+    it is asked."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.now = 0.0
+        self.tick_s = tick_s
+
+    def monotonic(self) -> float:
+        self.now += self.tick_s
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def time(monkeypatch: pytest.MonkeyPatch) -> Ticking:
+    """One list is all that is done in one go."""
+    time = Ticking(0.1)
+    monkeypatch.setattr(loading, "time", time)
+    return time
 
 
 @pytest.fixture
@@ -179,6 +201,32 @@ def test_a_disk_that_fails_is_asked_again_later_from_where_it_failed(
     assert "the disk fails" in caplog.text
     assert steps.waits.count(60.0) == 1
     assert taken(queue) == both(1, 2, 3, 4, 5, 6, 7)
+
+
+@pytest.mark.parametrize(("others_s", "lists"), [(0.0, 11), (15 / 1024, 15), (1.0, 21)])
+def test_loading_takes_as_long_as_the_others_did_but_neither_little_nor_for_ever(
+    time: Ticking, others_s: float, lists: int
+) -> None:
+    store = MemoryStore()
+    queue = Queue(store)
+    for _ in range(200):
+        queue.add_message(envelope("b@b.test"), CONTENT)
+    time.tick_s = 0.0
+    filed: list[int] = []
+
+    class Others(Rounds):
+        def wait(self, timeout: float | None = None) -> bool:
+            filed.append(0)
+            time.now += others_s
+            return super().wait(timeout)
+
+    def file_list() -> None:
+        filed[-1] += 1
+        time.now += 1 / 1024
+
+    Loading(store).run(Others(4), file_list)
+    # Nothing went before the first.
+    assert filed[1:4] == [lists] * 3
 
 
 def test_it_says_how_much_it_loaded(

@@ -323,7 +323,7 @@ def test_a_clock_that_went_back_gives_no_key_twice(tmp_path: Path, with_checkpoi
 
 
 def slices_of(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (spool.index, spool.loading, spool.store):
+    for module in (spool.index, spool.loading):
         monkeypatch.setattr(module, "SLICE_KEYS", count)
 
 
