@@ -268,16 +268,18 @@ class Index:
             self.last_key = key
 
     def _amend(self, segment: int, amend: Amend) -> None:
-        before = self._keys.get(amend.key)
-        if before is None:
-            if amend.key <= self._expected:
-                self._early.setdefault(amend.key, []).append((segment, amend))
+        key, state = amend
+        table = self._keys.find(key)
+        before = None if table is None else table.get(key)
+        if table is None or before is None:
+            if key <= self._expected:
+                self._early.setdefault(key, []).append((segment, amend))
             return
-        *put, amended_in = _KEY.unpack_from(before)
+        put_in, offset, length, size, amended_in = _KEY.unpack_from(before)
         if amended_in:
             self._charge(amended_in, _KEY.size - _OVERHEAD - len(before))
-        self._keys[amend.key] = _KEY.pack(*put, segment) + amend.state
-        self._charge(segment, len(amend.state) + _OVERHEAD)
+        table[key] = _KEY.pack(put_in, offset, length, size, segment) + state
+        self._charge(segment, len(state) + _OVERHEAD)
 
     def _drop(self, segment: int, key: int) -> None:
         if key <= self._expected:

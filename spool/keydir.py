@@ -46,6 +46,10 @@ class Keydir:
             del self._tables[key >> _BITS]
         return value
 
+    def find(self, key: int) -> dict[int, bytes] | None:
+        """Where `key` is, if it is anywhere."""
+        return self._tables.get(key >> _BITS)
+
     def table(self, key: int) -> dict[int, bytes]:
         """Where `key` is, or goes: to be filled at once."""
         number = key >> _BITS

@@ -31,7 +31,7 @@ _HEADER = struct.Struct("<8sIQ16s")
 _NAME = re.compile(r"(\d{12})\.segment")
 _SPARE_NAME = re.compile(r"spare-(\d{1,9})")
 #: Bytes read at once when scanning.
-_WINDOW = 1024 * 1024
+_WINDOW = 256 * 1024
 
 
 class Header(NamedTuple):
