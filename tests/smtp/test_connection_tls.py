@@ -2,7 +2,9 @@
 
 import gc
 import re
+import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +13,11 @@ import pytest
 from gwrelay.errors import ConnectionLost, SessionRefused
 from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.message.outcome import Kind
-from gwrelay.smtp.tls import client_context
+from gwrelay.smtp.tls import TlsSocket, client_context
 from gwrelay.smtp.transaction import Transaction, send
 from support.authority import Authority, make_authority, self_signed
 from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer
-from support.processes import await_true
+from support.processes import accepts, await_true, free_port
 from support.sessions import MX, SHORT_S, SOON_S, connection, greeted, lost
 from support.trickle import Trickle
 
@@ -391,6 +393,34 @@ def test_tls_without_content_has_an_end(authority: Authority) -> None:
         made.starttls(client_context(verify=False))
         told = lost(made.ehlo)
     assert "without content" in told.reason
+
+
+def test_a_server_that_begins_the_handshake_again_is_left(authority: Authority) -> None:
+    """Renegotiation, in TLS 1.2 (fault 22): refused, and what openssl makes of that is an end."""
+    port = free_port()
+    command = ["openssl", "s_server", "-tls1_2", "-accept", f"127.0.0.1:{port}"]
+    command += ["-cert", str(authority.certificate), "-key", str(authority.key)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            await_true(lambda: accepts("127.0.0.1", port), "openssl listens")
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                tls = TlsSocket(sock, client_context(verify=False), MX)
+                tls.settimeout(5)
+                tls.handshake()
+                server.stdin.write(b"220 mx\n")
+                server.stdin.flush()
+                assert tls.recv(100) == b"220 mx\n"
+                server.stdin.write(b"r\n")  # its command for this
+                server.stdin.flush()
+                with pytest.raises(ssl.SSLError):
+                    tls.recv(100)
+        finally:
+            server.kill()
+        assert b"no renegotiation" in server.stdout.read()
 
 
 # -- idle, and goodbye --------------------------------------------------------------------
