@@ -193,7 +193,8 @@ class Queue:
             self._standing.begin(delivery)
 
     def set_waiting(self, delivery: Delivery, due_at: float | None = None) -> None:
-        """Put back a delivery that was not tried: no attempt is counted, nothing written.
+        """Put back a delivery that was not tried: no attempt is counted, nothing written, but for
+        one of which note_in_doubt() said more than came true.
 
         Due again at `due_at` (Unix seconds), by default at once; at the end of its lifetime
         if that comes first.  Raises AccountingError for one that is not being relayed: in
@@ -207,11 +208,23 @@ class Queue:
             expires_at = self._retry.expires_at(delivery.arrived_at, delivery.is_bounce)
             if now < expires_at:
                 due_at = min(due_at, expires_at)
+            if delivery.doubt is not None:
+                self._unhold(delivery)
             if due_at > now:
                 # Mail for hosts that are down would fill the budget, and stay.
                 self._resident.drop(delivery.message_id)
             self._standing.wait(due_at, delivery)
         self.on_change()
+
+    def _unhold(self, delivery: Delivery) -> None:
+        """What note_in_doubt() has put on hold for the case of a crash is not: it waits again."""
+        state = self._state_of(delivery)
+        parts = tuple(
+            part._replace(held="") if part.recipients[0] == delivery.part else part
+            for part in state.open
+        )
+        if parts != state.open:
+            self._write(delivery.message_id, state._replace(open=parts), None)
 
     def defer(self, delivery: Delivery, delay_s: float) -> None:
         """set_waiting(), due `delay_s` seconds from now."""

@@ -443,6 +443,20 @@ def test_under_hold_what_was_noted_in_doubt_is_held_after_a_restart(
     assert len(queue) == 2
 
 
+@pytest.mark.parametrize("in_doubt", ["wait", "retry", "hold"])
+def test_what_was_noted_in_doubt_and_not_sent_waits_again(
+    store: CountingStore, clock: SetClock, in_doubt: str
+) -> None:
+    queue = with_policy(store, clock, in_doubt)
+    queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    taken = take(queue)
+    queue.note_in_doubt(taken["b.test"], HOST)
+    for delivery in taken.values():
+        queue.set_waiting(delivery)
+    assert set(take(queue)) == {"b.test", "c.test"}
+    assert queue.get_held() == []
+
+
 @pytest.mark.parametrize("told", [DELIVERED, DEFERRED, FAILED])
 @pytest.mark.parametrize("in_doubt", ["wait", "hold"])
 def test_an_answer_ends_the_doubt(
