@@ -67,14 +67,15 @@ class Copying:
     def release(self, number: int) -> bool:
         # What ends the rest may be on its way.
         self._committer.flush()
-        if number not in self._log.present():
+        if number not in self._log.removable():
             return True  # all the rest has died meanwhile, and it was removed for that
         with self._lock:
             if self._index.living_in(number):
                 return False
-        self._log.remove([number])
+        gone = self._log.remove([number])
         with self._lock:
-            self._index.forget_segment(number)
+            for one in gone:
+                self._index.forget_segment(one)
         self._counters.compacted_segments += 1
         return True
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from itertools import islice
 
-from spool.checkpoint import Checkpoint
+from spool.checkpoint import KEYS, Checkpoint
 from spool.errors import CorruptFrame
 from spool.frame import AnyRecord
 from spool.index import SLICE_KEYS, Index, Place
@@ -108,8 +108,12 @@ class Loader:
             with self._lock:
                 admitted = self._index.admit(block, present)
             self._blocks += 1
-            upto = bisect_right(self._by_log, admitted[-1], self._given) if admitted else 0
-            yield sorted(admitted + self._next_old(max(upto, self._given)))
+            upto = self._given
+            if block[0] == KEYS and block[1]:
+                # Up to the end of the block, whichever of its keys live: or those that the tail
+                # put again, all of a checkpoint perhaps, would come in one list.
+                upto = bisect_right(self._by_log, block[1][-1], upto)
+            yield sorted(admitted + self._next_old(upto))
 
     def _next_old(self, upto: int) -> list[int]:
         """Those of the next keys that the log had when it was opened."""

@@ -61,6 +61,8 @@ class Log:
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
         self._unreadable: set[int] = set()
+        #: Removed, and not yet for certain: a power cut may bring them back.
+        self._leaving: set[int] = set()
         self._active: Active | None = None
         #: Held while frames are written, never while they are synced.
         self._writing = threading.Lock()
@@ -114,7 +116,10 @@ class Log:
             self._through(())
             raise
         if refused or self._owes_refusal():
-            self._through([entry for entry in refused if entry.kept and not entry.noted])
+            kept = [entry for entry in refused if entry.kept and not entry.noted]
+            left = self._through(kept)
+            if left and isinstance(left[0].error, SpoolFull) and self._moves_on():
+                self._through(left)
         return self._again[0].error if self._again else None
 
     def note(self, entry: Entry) -> bool:
@@ -151,8 +156,8 @@ class Log:
         return frame.batch
 
     def present(self) -> list[int]:
-        """Numbers of the segments there are, readable or not, ascending."""
-        return sorted([*self._row, *self._aside])
+        """Numbers of the segments there are, or may be, readable or not, ascending."""
+        return sorted([*self._row, *self._aside, *self._leaving])
 
     def removable(self) -> list[int]:
         """Sealed segments, ascending, that the log itself has no further use for."""
@@ -183,8 +188,14 @@ class Log:
         finally:
             self._files.close_file(fd)
 
-    def remove(self, numbers: Sequence[int]) -> None:
-        """Delete these segments, or make spares of them, durably.  OSError."""
+    @property
+    def is_removing(self) -> bool:
+        """Whether a remove() has failed half-way: another would see to the rest."""
+        return bool(self._leaving)
+
+    def remove(self, numbers: Sequence[int]) -> list[int]:
+        """Delete these segments, or make spares of them, durably.  → those that are gone now,
+        with what an earlier call that failed has left.  OSError: none is for certain."""
         # What failed to be synced is neither trusted nor synced again.
         failed = {seal.segment for seal in self._owed if seal.refused}
         failed.update(*(segment.guards for segment in self._row.values()))
@@ -192,7 +203,11 @@ class Log:
             sound = self._row[number].intact and number not in failed
             self._supply.give_back(number, sound)
             del self._row[number]
+            self._leaving.add(number)
         self._supply.settle()
+        gone = sorted(self._leaving)
+        self._leaving.clear()
+        return gone
 
     def prepare(self) -> None:
         """Have room ready for the next segment.  May take long; not in anybody's way."""
@@ -250,6 +265,18 @@ class Log:
         finally:
             self._again = [entry for entry in self._again if not entry.landed]
         return ()
+
+    def _moves_on(self) -> bool:
+        """Whether a full disk leaves room after all: in a segment that was made ahead of need,
+        while the active one has none set aside."""
+        if not self._supply.has_spare:
+            return False
+        try:
+            self._open_next()
+        except OSError as error:
+            self._logger.error("spool: the next segment cannot be begun: %s", error)
+            return False
+        return True
 
     def _owes_refusal(self) -> bool:
         return self._active is None and any(seal.refused for seal in self._owed)

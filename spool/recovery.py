@@ -155,14 +155,17 @@ def replay(
     logger: logging.Logger,
 ) -> Iterator[None]:
     """Hand every frame to `apply`, in the log's order, up to the end of `last` as find_end()
-    found it; bring `found` up to date.  Yields now and then: each step is short.
+    found it; bring `found` up to date.  Yields now and then: each step is short.  What the log
+    has gone on to write meanwhile, in later segments too, is none of its business.
 
     `begin(number)` says what is known of a segment, to read on from there; None: all there is.
     Holds one window of one segment at a time.
     """
+    if last is None:
+        return
     quarantine = Quarantine(files, logger)
-    end = last.end if last is not None else 0
-    for number in sorted(found.row):
+    end = last.end
+    for number in [number for number in sorted(found.row) if number <= last.number]:
         known = begin(number)
         if known is None:
             continue
@@ -170,7 +173,7 @@ def replay(
         if fd is None:
             continue
         try:
-            is_last = last is not None and number == last.number
+            is_last = number == last.number
             size = end if is_last else files.size(fd)
             seal = seals.get(number)
             yield from _replay_one(

@@ -201,6 +201,8 @@ class Spool:
         """Upkeep until `stop`: commits what nobody waits for, removes segments nobody needs,
         has room ready for the next, and compacts."""
         delay_s, round_at = 0.0, float("-inf")
+        steps = [self._compact_step, self._saver.step]
+        due_at = [round_at, round_at]
         while not stop.wait(delay_s):
             with self._upkeep:
                 if self._closed:
@@ -212,15 +214,19 @@ class Spool:
                         self._sweep()
                     self._log.prepare()
                     round_at = time.monotonic() + UPKEEP_S
-                rests_s = self._steps() if self._loader.is_done else []
-            delay_s = max(0.0, min([*rests_s, round_at - time.monotonic()]))
+                for n, step in enumerate(steps if self._loader.is_done else ()):
+                    # Neither goes on before its own rest is over because the other does.
+                    if time.monotonic() >= due_at[n]:
+                        rest_s = step()
+                        due_at[n] = round_at if rest_s is None else time.monotonic() + rest_s
+            wakes_at = min([round_at, *due_at]) if self._loader.is_done else round_at
+            delay_s = max(0.0, wakes_at - time.monotonic())
 
-    def _steps(self) -> list[float]:
-        """One step of what goes on in the background; seconds until the next of each."""
-        rests_s = [self._compactor.step(), self._saver.step()]
-        if rests_s[0] is None and self.counters.compacted_segments > self._told_segments:
+    def _compact_step(self) -> float | None:
+        rest_s = self._compactor.step()
+        if rest_s is None and self.counters.compacted_segments > self._told_segments:
             self._tell_compacted()
-        return [rest_s for rest_s in rests_s if rest_s is not None]
+        return rest_s
 
     def _tell_compacted(self) -> None:
         """How much it was, when all that is worth it has been done."""
@@ -311,7 +317,9 @@ class Spool:
     def _loaded(self) -> None:
         with self._lock:
             self._last_key = max(self._last_key, self._index.last_key)
-        self._sweep()
+        with self._upkeep:
+            if not self._closed:
+                self._sweep()
 
     def _slices(self) -> Iterator[list[int]]:
         return locked(self._lock, self._index.slices())
@@ -364,15 +372,15 @@ class Spool:
             with self._lock:
                 present = self._log.present()
                 spent = [n for n in self._log.removable() if not self._index.is_needed(n, present)]
-            if not spent:
+            if not spent and not self._log.is_removing:
                 return
             try:
-                self._log.remove(spent)
+                gone = self._log.remove(spent)
             except OSError as error:
                 self._logger.error("spool: cannot remove spent segments: %s", error)
                 return
             with self._lock:
-                for number in spent:
+                for number in gone:
                     self._index.forget_segment(number)
 
     def _check_open(self) -> None:

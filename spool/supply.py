@@ -49,6 +49,11 @@ class Supply:
                 self._discard(name)
         return max((header.number for header in spares.values() if header), default=0)
 
+    @property
+    def has_spare(self) -> bool:
+        """Whether take() has one that takes up no more of the disk."""
+        return bool(self._ready)
+
     def take(self, header: Header, size: int) -> int:
         """The file of segment `header.number`, the header in it, its name durable.  OSError.
 
@@ -78,9 +83,9 @@ class Supply:
 
     def settle(self) -> None:
         """Make what was given back, or deleted, durable.  OSError."""
-        coming, self._coming = self._coming, []
         self._files.sync_directory()
-        self._ready += coming
+        self._ready += self._coming
+        self._coming = []
 
     def prepare(self) -> None:
         """Make a spare if there is none.  Leaves room on the disk for those who write now."""

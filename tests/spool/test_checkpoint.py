@@ -12,8 +12,9 @@ import pytest
 
 import spool.index
 import spool.loading
+import spool.recovery
 import spool.store
-from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool
+from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool, SpoolFailed
 from spool.checkpoint import NAME
 from spool.files import Files
 from spool.segment import name_of
@@ -389,8 +390,10 @@ class History:
                 given.add(key)
                 assert hidden[key][0] == state
                 self.expected[key] = hidden.pop(key)
-            for _ in range(self.chance.randrange(3)):
+            for _ in range(self.chance.randrange(8)):
                 self.step()
+            there = {key: state for key, state in self.spool.items() if key not in hidden}
+            assert there == {key: state for key, (state, _) in self.expected.items()}
         assert not hidden, sorted(hidden)
         assert given == before
 
@@ -418,6 +421,64 @@ def test_whatever_goes_on_while_it_is_written_and_read(
     spool = opened(tmp_path)
     assert found(spool) == history.expected
     spool.close()
+
+
+def test_what_the_tail_says_again_of_a_checkpoint_comes_in_small_lists_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As compaction does, with all that a checkpoint knew."""
+    slices_of(5, monkeypatch)
+    log = opened(tmp_path)
+    for key in range(1, 101):
+        log.write([Put(key, b"first", b"", b"")])
+    log.close()
+    log = opened(tmp_path)
+    for key in range(1, 100):
+        log.write([Put(key, b"again", b"", b"")])
+    log._files.close()  # killed
+    log = opened(tmp_path, lazy=True)
+    lists = list(log.load())
+    assert max(map(len, lists)) <= 10
+    assert [key for batch in lists for key, _ in batch] == list(range(1, 101))
+    log.close()
+
+
+@pytest.mark.parametrize("fails_after", range(1, 40, 3))
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_what_is_written_during_a_start_outlives_a_sync_that_fails_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_checkpoint: bool, fails_after: int
+) -> None:
+    """A start reads what was there when it began: not what the log has gone on to write."""
+    monkeypatch.setattr(spool.recovery, "_STEP_WORK", 1)
+    disk = FaultyDisk(tmp_path / "spool")
+    log = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    expected = dict.fromkeys(range(1, 11), b"old")
+    log.write([Put(key, b"old", b"", b"x" * 300) for key in expected])
+    log.close()
+    if not with_checkpoint:
+        forget_checkpoint(disk.path)
+    log = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES, lazy=True)
+    steps, ended = log.load(), False
+    for number in range(40):
+        key = log.new_key()
+        if number == fails_after:
+            disk.sync_errors = [errno.EIO]
+            with pytest.raises(SpoolFailed):
+                log.write([Put(key, b"refused", b"", b"")])
+        else:
+            log.write([Put(key, b"first", b"", b"y" * 700)])
+            log.write([Amend(key, b"newest")])
+            expected[key] = b"newest"
+        ended = ended or next(steps, None) is None
+        there = dict(log.items())
+        assert {k: there[k] for k in expected if k > 10} == {
+            k: state for k, state in expected.items() if k > 10
+        }
+    assert ended
+    log._files.close()  # killed
+    log = Spool(disk.path, files=disk.files, segment_bytes=SEGMENT_BYTES)
+    assert dict(log.items()) == expected
+    log.close()
 
 
 @pytest.mark.parametrize("calls", range(12))

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from spool import Amend, Chunk, Drop, Put, Spool, SpoolFull
+from spool import Amend, Chunk, Drop, Put, Spool, SpoolFull, store
+from spool.checkpoint import NAME
 from spool.compact import BITE_BYTES, Compactor, Frame, Usage, emptiest
 from spool.frame import Record
 from spool.index import Place
 from spool.segment import name_of
-from support.faulty_files import Crash, FaultyDisk
+from support.faulty_files import Crash, FaultyDisk, Rounds
 
 SEGMENT_BYTES = 8192
 
@@ -170,6 +171,102 @@ def test_run_compacts_in_the_background(tmp_path: Path, caplog: pytest.LogCaptur
     upkeep.join()
     assert spool.segments <= 2
     assert set(found(spool)) == {3}
+    spool.close()
+
+
+class Waits(threading.Event):
+    """Give it to Spool.run(), and to the module in place of `time`: so many waits, each of which
+    takes as long as it should."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.now = 0.0
+        self._left = count
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.now += timeout or 0.0
+        self._left -= 1
+        return self._left < 0
+
+
+def test_the_rate_is_kept_whatever_else_wakes_the_upkeep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate_bytes_s = 20_000
+    spool = filled(
+        tmp_path,
+        count=400,
+        keep=range(1, 400, 10),
+        compact_rate_bytes_s=rate_bytes_s,
+        checkpoint_bytes=1,
+    )
+    stop = Waits(100)
+    monkeypatch.setattr(store, "time", stop)
+    spool.run(stop)
+    read_bytes = spool.counters.compacted_read_bytes
+    assert 10 * SEGMENT_BYTES < read_bytes <= rate_bytes_s * stop.now + SEGMENT_BYTES
+    assert (tmp_path / NAME).exists(), "a checkpoint was written beside it"
+    spool.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_ended_stays_ended_when_a_removal_is_not_durable_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """The end of a key stands in another segment, which must not go before that removal is."""
+    disk = FaultyDisk(tmp_path / "spool", seed)
+    spool = Spool(disk.path, files=disk.files, segment_bytes=4096, compact_ratio=1.0)
+    for key in range(1, 5):  # a segment each
+        spool.write([Put(key, b"", b"", b"x" * 2500)])
+        spool.write([Drop(key - 1)])
+    calls: list[BaseException] = [OSError(errno.EIO, "no"), Crash()]
+
+    def sync_directory() -> None:
+        raise calls.pop(0)
+
+    monkeypatch.setattr(spool._files, "sync_directory", sync_directory)
+    monkeypatch.setattr(spool._log, "prepare", lambda: None)
+    spool.run(Rounds(1))
+    assert len(calls) == 1
+    with pytest.raises(Crash):
+        spool.run(Rounds(1))
+    disk.crash()
+    spool = Spool(disk.path, files=disk.files, segment_bytes=4096)
+    assert [key for key, _ in spool.items()] == [4]
+    spool.close()
+
+
+def test_a_removal_that_failed_half_way_is_finished_later(tmp_path: Path) -> None:
+    disk = FaultyDisk(tmp_path / "spool")
+    spool = filled(disk.path, keep=[40], files=disk.files)
+    before = spool.segments
+    disk.failing_call = (3, errno.EIO)
+    spool.run(Rounds(1))
+    disk.failing_call = None
+    spool.run(Rounds(1))
+    assert spool.segments < before
+    assert len(segments_of(disk.path)) == spool.segments
+    assert not spool._log.is_removing
+    spool.close()
+
+
+def test_nothing_else_is_removed_while_a_start_removes(tmp_path: Path) -> None:
+    filled(tmp_path, keep=[40]).close()
+    spool = opened(tmp_path, lazy=True)
+    free: list[bool] = []
+
+    def sync_directory() -> None:
+        free.append(spool._upkeep.acquire(blocking=False))
+
+    spool._files.sync_directory = sync_directory  # type: ignore[method-assign]
+    for _ in spool.load():
+        pass
+    del spool._files.sync_directory
+    assert free
+    assert not any(free)
     spool.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from spool import Amend, Chunk, Drop, Put, Spool, SpoolFailed, SpoolFull
 from spool.segment import name_of
-from support.faulty_files import FaultyDisk
+from support.faulty_files import FaultyDisk, Rounds
 
 
 @pytest.fixture
@@ -156,6 +156,27 @@ def test_a_note_for_which_there_is_no_room_rides_with_a_later_commit(disk: Fault
     disk.room = None
     spool.sync()
     assert after_crash(disk) == {1: b"noted"}
+
+
+def test_a_full_disk_still_takes_settlements_where_a_segment_was_made_ahead(
+    disk: FaultyDisk,
+) -> None:
+    """The first segment was not, and has nothing set aside for them."""
+    spool = opened(disk)
+    for key in (1, 2, 3):
+        spool.write([Put(key, b"first", b"", b"x" * 500)])
+    spool.run(Rounds(1))
+    disk.room = 0
+    with pytest.raises(SpoolFull):
+        spool.write([Put(4, b"refused", b"", b"x" * 500)])
+    assert spool.segments == 1, "mail alone uses up no segment"
+    spool.write([Drop(1)], wait=False)
+    spool.write([Amend(2, b"newer")], wait=False)
+    spool.sync()
+    spool.note([Amend(3, b"noted")])
+    spool.sync()
+    disk.room = 0
+    assert after_crash(disk) == {2: b"newer", 3: b"noted"}
 
 
 def test_settlements_wait_while_the_disk_fails_on_and_on(disk: FaultyDisk) -> None:
