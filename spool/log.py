@@ -129,7 +129,10 @@ class Log:
         """
         with self._writing:
             active = self._active
-            if active is None or active.closing or not self._fits(entry, active.tail):
+            # Nothing new of a key goes ahead of what is to be written again.
+            if active is None or active.closing or self._again:
+                return False
+            if not self._fits(entry, active.tail):
                 return False
             # Not cut off if it is written in part: a running sync may fail, and end the
             # segment, meanwhile.  The next frame goes over it, and leaves no tag of it.

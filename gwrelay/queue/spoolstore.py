@@ -88,12 +88,14 @@ class SpoolStore:
             yield from self._log.body(message_id)
 
     def settle(self, message_id: int, state: State | None, report: NewMessage | None) -> None:
-        change: spool.Record
+        reports = [] if report is None else [_put(report)]
         if state is None:
-            change = spool.Drop(message_id)
-        else:
-            change = spool.Amend(message_id, encode_state(state))
-        self._write([change] if report is None else [change, _put(report)], wait=False)
+            self._write([spool.Drop(message_id), *reports], wait=False)
+            return
+        with _translated():
+            # In the file at once: what is noted of the message's other parts must come after it,
+            # and would have to wait for the commit that it rides with.
+            self._log.note([spool.Amend(message_id, encode_state(state)), *reports])
 
     def note(self, message_id: int, state: State) -> None:
         """One write for all who are ready in the same turn of the loop, by the first of them to

@@ -70,3 +70,44 @@ def test_those_who_wait_for_one_that_is_killed_are_told_too() -> None:
         gevent.joinall(noting, timeout=5)
         assert [type(one.exception) for one in noting[1:]] == [StoreFailed] * 4
     """)
+
+
+def test_a_note_waits_for_no_sync_though_other_parts_of_its_message_were_just_settled() -> None:
+    run_patched("""
+        import os
+        import tempfile
+        import gevent
+        import gevent.event
+        from gwrelay.queue.mailqueue import Queue
+        from gwrelay.queue.spoolstore import SpoolStore, open_spool
+        from gwrelay.queue.store import Host
+        from support.mail import CONTENT, DEFERRED, DELIVERED, envelope
+
+        free, begun = gevent.event.Event(), gevent.event.Event()
+        free.set()
+
+        def sync(descriptor):
+            begun.set()
+            free.wait()
+            os.fdatasync(descriptor)
+
+        directory = tempfile.mkdtemp()
+        queue = Queue(SpoolStore(open_spool(directory, sync=sync)))
+        queue.add_message(envelope("a@a.test", "b@b.test", "d@d.test"), CONTENT)
+        taken = {one.destination: one for one in queue.get_waiting()}
+        begun.clear()
+        free.clear()
+        accepting = gevent.spawn(queue.add_message, envelope("x@x.test"), CONTENT)
+        assert begun.wait(5)
+        with gevent.Timeout(5):
+            for name, told in (("a.test", DELIVERED), ("b.test", DEFERRED)):
+                queue.settle(taken[name], dict.fromkeys(taken[name].recipients, told))
+                queue.note_in_doubt(taken["d.test"], Host(f"mx.{name}", "192.0.2.1"))
+        assert not accepting.ready()
+        free.set()
+        accepting.get(timeout=5)
+        queue.close()
+        [[_, state], _] = next(SpoolStore(open_spool(directory)).load())
+        doubts = {part.destination: part.doubt and part.doubt.host.exchange for part in state.open}
+        assert doubts == {"b.test": None, "d.test": "mx.b.test"}, state
+    """)
