@@ -32,6 +32,8 @@ _RELAYED_WORDS = (
 
 _NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
 _UNPRINTABLE = re.compile(r"[^ -~]+")
+#: What utf-8-addr-xtext does not have as it is (RFC 6533 3, QCHAR).
+_NOT_QCHAR = re.compile(r"[^!-*,-<>-\[\]-~]")
 _XTEXT_ESCAPE = re.compile(r"\+([0-9A-F]{2})")
 
 
@@ -76,8 +78,11 @@ def build(report: Report) -> bytes:
     status = "message/global-delivery-status" if international else "message/delivery-status"
     headers = "message/global-headers" if international else "text/rfc822-headers"
     parts = (
-        (f"text/plain; charset={'utf-8' if international else 'us-ascii'}", _for_people(report)),
-        (status, _status(report)),
+        (
+            f"text/plain; charset={'utf-8' if international else 'us-ascii'}",
+            _for_people(report, international),
+        ),
+        (status, _status(report, international)),
     )
     wire = [_head(report, name, boundary)]
     wire += [_part(boundary, kind, text.encode()) for kind, text in parts]
@@ -108,9 +113,16 @@ def _head(report: Report, name: str, boundary: str) -> bytes:
 
 
 def needs_smtputf8(report: Report) -> bool:
-    """RFC 6533: only when an address that is named cannot be written in ASCII."""
-    named = [report.envelope.reverse_path, *(f.recipient.address for f in report.failures)]
-    return not all(map(str.isascii, named))
+    """Only when whom it goes to cannot be written in ASCII.  Others need not have it, nor their
+    servers: for these every address is written in ASCII (RFC 6533 3)."""
+    return not report.envelope.reverse_path.isascii()
+
+
+def _written(address: str, international: bool) -> str:
+    """As a report of that kind has it: RFC 6533's utf-8-addr-xtext where it must be ASCII."""
+    if international or address.isascii():
+        return address
+    return _NOT_QCHAR.sub(lambda found: f"\\x{{{ord(found[0]):X}}}", address)
 
 
 def header_section(beginning: bytes) -> bytes:
@@ -123,14 +135,15 @@ def header_section(beginning: bytes) -> bytes:
     return whole + newline
 
 
-def _for_people(report: Report) -> str:
+def _for_people(report: Report, international: bool) -> str:
     lines = [f"This is the mail system at {report.hostname}.", ""]
     for is_relayed, words in ((False, _FAILED_WORDS), (True, _RELAYED_WORDS)):
         about = [failure for failure in report.failures if failure.is_relayed is is_relayed]
         if about:
             lines += [*words, ""]
         for failure in about:
-            lines += [_folded(f"<{failure.recipient.address}>: {_why(failure)}", "    "), ""]
+            address = _written(failure.recipient.address, international)
+            lines += [_folded(f"<{address}>: {_why(failure)}", "    "), ""]
     return "\r\n".join(lines)
 
 
@@ -147,25 +160,27 @@ def _why(failure: Failure) -> str:
     return said
 
 
-def _status(report: Report) -> str:
+def _status(report: Report, international: bool) -> str:
     """The fields of RFC 3464 2.2 and 2.3, one block for the message, one a recipient."""
     about = [("Reporting-MTA", f"dns; {report.hostname}")]
     if report.envelope.envid:
         about.append(("Original-Envelope-Id", printable(decode_xtext(report.envelope.envid))))
     about.append(("X-Gwrelay-Id", message_name(report.original_id)))
     about.append(("Arrival-Date", formatdate(report.arrived_at)))
-    blocks = [about, *(_recipient_fields(failure, report.now) for failure in report.failures)]
+    for_each = (_recipient_fields(one, report.now, international) for one in report.failures)
+    blocks = [about, *for_each]
     return "\r\n".join(map(_block, blocks))
 
 
-def _recipient_fields(failure: Failure, now: float) -> list[tuple[str, str]]:
+def _recipient_fields(failure: Failure, now: float, international: bool) -> list[tuple[str, str]]:
     recipient, told = failure.recipient, failure.outcome
     fields = []
     if recipient.orcpt:
         kind, _, address = recipient.orcpt.partition(";")
         fields.append(("Original-Recipient", f"{kind};{printable(decode_xtext(address))}"))
     address_type = "rfc822" if recipient.address.isascii() else "utf-8"
-    fields.append(("Final-Recipient", f"{address_type}; {recipient.address}"))
+    address = _written(recipient.address, international)
+    fields.append(("Final-Recipient", f"{address_type}; {address}"))
     fields.append(("Action", "relayed" if failure.is_relayed else "failed"))
     fields.append(("Status", _status_code(failure)))
     if told.heard and told.exchange:

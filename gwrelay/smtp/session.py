@@ -382,17 +382,24 @@ class Session:
             return
         self._state = ANSWER
         mail = self._mail
+        is_ascii = self._content.is_ascii
         envelope = Envelope(
             mail.reverse_path,
             tuple(self._recipients),
-            # What it is, not what was declared: nothing is gained by demanding 8BITMIME of
-            # the next hop for ASCII, and undeclared 8-bit content still needs it.
-            "7BIT" if self._content.is_ascii else "8BITMIME",
-            mail.smtputf8,
+            # What it is, not what was declared: nothing is gained by demanding 8BITMIME or
+            # SMTPUTF8 of the next hop for ASCII, and undeclared 8-bit content still needs it.
+            "7BIT" if is_ascii else "8BITMIME",
+            mail.smtputf8 and not (is_ascii and self._is_ascii_envelope()),
             mail.ret,
             mail.envid,
         )
         self._events.append(Submission(envelope, self._content.take()))
+
+    def _is_ascii_envelope(self) -> bool:
+        named = [self._mail.reverse_path]
+        for recipient in self._recipients:
+            named += recipient.address, recipient.orcpt
+        return all(map(str.isascii, named))
 
     # What all of them do.
 

@@ -362,32 +362,55 @@ def test_an_ascii_report_declares_itself_7_bit(part: int) -> None:
     assert parts(report())[part]["Content-Transfer-Encoding"] == "7bit"
 
 
-INTERNATIONAL = [
-    report(failure("jörg@d.example"), headers="Subject: größe\r\n".encode()),
-    report(failure("c@dömäin.example"), headers="Subject: größe\r\n".encode()),
-    report(reverse_path="jörg@b.example", headers="Subject: größe\r\n".encode()),
-]
+#: To somebody whose server must know SMTPUTF8, or he could not have sent it.
+INTERNATIONAL = report(
+    failure("jörg@d.example"),
+    failure("c@d.example"),
+    reverse_path="jörg@b.example",
+    headers="Subject: größe\r\n".encode(),
+)
 
 
-@pytest.mark.parametrize("made", INTERNATIONAL)
-def test_an_address_beyond_ascii_brings_the_international_form(made: Report) -> None:
-    assert dsn.needs_smtputf8(made)
-    message = message_from_bytes(dsn.build(made), policy=email.policy.default)
+def test_a_sender_beyond_ascii_gets_the_international_form() -> None:
+    assert dsn.needs_smtputf8(INTERNATIONAL)
+    message = message_from_bytes(dsn.build(INTERNATIONAL), policy=email.policy.default)
     kinds = [part.get_content_type() for part in message.walk()]
     assert message.get_content_type() == "multipart/report"
     assert "message/global-delivery-status" in kinds  # RFC 6533 4
     assert "message/global-headers" in kinds
-    assert "Subject: größe\r\n".encode() in dsn.build(made)
+    assert "Subject: größe\r\n".encode() in dsn.build(INTERNATIONAL)
 
 
 def test_an_international_recipient_is_named_as_it_is() -> None:
-    content = dsn.build(INTERNATIONAL[0]).decode()
+    content = dsn.build(INTERNATIONAL).decode()
     assert "\r\nFinal-Recipient: utf-8; jörg@d.example\r\n" in content
+    assert "\r\n<jörg@d.example>: " in content
     assert "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit" in content
 
 
+@pytest.mark.parametrize(
+    ("address", "written"),
+    [
+        ("jörg@d.example", r"j\x{F6}rg@d.example"),
+        ("c@dömäin.example", r"c@d\x{F6}m\x{E4}in.example"),
+        ("日本+a=b@d.example", r"\x{65E5}\x{672C}\x{2B}a\x{3D}b@d.example"),
+        ("\U0001f4ec@d.example", r"\x{1F4EC}@d.example"),
+    ],
+)
+def test_an_ascii_sender_gets_a_report_that_any_server_takes(address: str, written: str) -> None:
+    """Or it could not be told that SMTPUTF8 was missing on the way (RFC 6533 3)."""
+    made = report(failure(address), failure("a+b@d.example"))
+    assert not dsn.needs_smtputf8(made)
+    content = dsn.build(made)
+    assert content.isascii()
+    assert f"\r\nFinal-Recipient: utf-8; {written}\r\n".encode() in content
+    assert f"\r\n<{written}>: ".encode() in content
+    assert b"\r\nFinal-Recipient: rfc822; a+b@d.example\r\n" in content
+    assert b"Content-Type: message/delivery-status\r\n" in content
+
+
 def test_an_ascii_recipient_of_an_international_sender_stays_rfc822() -> None:
-    content = dsn.build(INTERNATIONAL[2]).decode()
+    content = dsn.build(INTERNATIONAL).decode()
     assert "\r\nFinal-Recipient: rfc822; c@d.example\r\n" in content
     assert "\r\nTo: <jörg@b.example>\r\n" in content
 

@@ -182,6 +182,27 @@ def test_the_body_kind_is_what_the_content_is(
     assert heard.messages[0][0].body == expected
 
 
+@pytest.mark.parametrize(
+    ("sender", "recipients", "subject", "is_needed"),
+    [
+        ("a@b.c", ["c@d.e"], "plain", False),
+        ("ü@b.c", ["c@d.e"], "plain", True),
+        ("", ["c@d.e", "c@dömäin.e"], "plain", True),
+        ("a@b.c", ["c@d.e> ORCPT=utf-8;ü@d.e NOTIFY=NEVER"], "plain", True),
+        ("a@b.c", ["c@d.e"], "größe", True),
+    ],
+)
+def test_smtputf8_is_asked_for_when_something_needs_it(
+    sender: str, recipients: list[str], subject: str, is_needed: bool
+) -> None:
+    """Clients that can do it say so always, and most next hops cannot."""
+    commands = ["EHLO c", f"MAIL FROM:<{sender}> SMTPUTF8"]
+    commands += [f"RCPT TO:<{to}" + ("" if ">" in to else ">") for to in recipients]
+    text = "\r\n".join([*commands, "DATA", f"Subject: {subject}", "", "x", ""]).encode()
+    [(envelope, _)] = converse(text + END).messages
+    assert envelope.smtputf8 is is_needed
+
+
 # Hops.
 
 

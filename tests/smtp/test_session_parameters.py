@@ -154,8 +154,8 @@ def test_bad_utf8_is_refused_even_with_smtputf8(raw: bytes | str, expected: str)
         ("SIZE=00000000000000000001", Envelope("a@b.c", ())),
         ("BODY=7BIT", Envelope("a@b.c", ())),
         ("Body=8BitMIME SIZE=5", Envelope("a@b.c", ())),
-        ("SMTPUTF8", Envelope("a@b.c", (), smtputf8=True)),
-        ("smtputf8 SIZE=7", Envelope("a@b.c", (), smtputf8=True)),
+        ("SMTPUTF8", Envelope("a@b.c", ())),
+        ("smtputf8 SIZE=7", Envelope("a@b.c", ())),
         ("RET=FULL", Envelope("a@b.c", (), ret="FULL")),
         ("ret=hdrs", Envelope("a@b.c", (), ret="HDRS")),
         ("ENVID=QQ314159", Envelope("a@b.c", (), envid="QQ314159")),
@@ -164,7 +164,7 @@ def test_bad_utf8_is_refused_even_with_smtputf8(raw: bytes | str, expected: str)
         ("  RET=FULL   ENVID=x ", Envelope("a@b.c", (), ret="FULL", envid="x")),
         (
             "SIZE=1 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=e",
-            Envelope("a@b.c", (), "7BIT", True, "HDRS", "e"),
+            Envelope("a@b.c", (), "7BIT", False, "HDRS", "e"),
         ),
     ],
 )
