@@ -6,6 +6,8 @@ never by MX, and its failures only ever defer mail.
 
 from collections import Counter
 from collections.abc import Hashable
+from itertools import groupby
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -90,9 +92,30 @@ class SiteHosts:
                 return Candidate(exchange.name, address, port, exchange.preference)
         return None
 
-    def is_bad(self, candidate: Candidate) -> bool:
-        address, port = candidate.address, candidate.port
-        return self._calculator.bad_until(address, self._source, port) > 0.0
+    def find_best(self, like: Candidate) -> Candidate | None:
+        """The address of `like`, of the same exchange if that has it still, as long as it bears
+        no mark and none without a mark is preferred to it.
+
+        Asks about all addresses, where a plan has but some of many equal ones.
+        """
+        for _, equals in groupby(self.exchanges, attrgetter("preference")):
+            best = tuple(equals)
+            if self._are_bad(best):
+                continue
+            here = [
+                Candidate(e.name, like.address, e.port, e.preference)
+                for e in best
+                if e.port == like.port
+                and like.address in e.addresses
+                and not self._are_bad((replace(e, addresses=(like.address,)),))
+            ]
+            here.sort(key=lambda candidate: candidate.exchange != like.exchange)
+            return here[0] if here else None
+        return None
+
+    def _are_bad(self, exchanges: Exchanges) -> bool:
+        """Whether all their addresses are marked."""
+        return self._calculator.all_marked_until(exchanges, self._source) > 0.0
 
     def mark_bad(self, candidate: Candidate, why: Outcome) -> None:
         """No session with `candidate` came about; `why` is how it ended.

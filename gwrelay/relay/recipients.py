@@ -28,8 +28,12 @@ def may_ask_another(verdict: Outcome | None, doubt: Doubt | None) -> bool:
 
 
 def is_incapable(verdict: Outcome) -> bool:
-    """Our own no, for want of an extension or of size: another host may have it."""
-    return verdict.kind is Kind.FAILED and not verdict.heard
+    """Our own no, for want of an extension or of size: another host may have it.
+
+    What is no address (RFC 3463 3.2) is none for any of them.
+    """
+    ours = verdict.kind is Kind.FAILED and not verdict.heard
+    return ours and not verdict.reply.status.startswith("5.1.")
 
 
 def too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:

@@ -166,16 +166,14 @@ class ManagedRelayerMixin:
             doubted = self._hosts.find(doubt.host.address, doubt.host.port)
             others = tuple(c for c in candidates if c != doubted)
             return others if doubted is None else (doubted, *others)
-        if self._sessions.connection is None:
+        ours = self._sessions.candidate
+        if ours is None or ours in candidates[:1]:
             return candidates
-        for candidate in candidates:
-            if candidate.preference != candidates[0].preference:
-                break
-            if self._sessions.leads_to(candidate):
-                if candidate is candidates[0] or self._hosts.is_bad(candidate):
-                    return candidates
-                return (candidate, *(c for c in candidates if c is not candidate))
-        return candidates
+        kept = self._hosts.find_best(ours)
+        if kept is None:
+            return candidates
+        others = tuple(c for c in candidates if c[1:3] != kept[1:3])
+        return (kept, *others)[: len(candidates)]
 
     def _over(
         self, candidate: Candidate, message: Message, pending: Sequence[int]

@@ -55,7 +55,7 @@ class Hosts(Protocol):
 
     def plan(self) -> Plan: ...
     def find(self, address: str, port: int) -> Candidate | None: ...
-    def is_bad(self, candidate: Candidate) -> bool: ...
+    def find_best(self, like: Candidate) -> Candidate | None: ...
     def mark_bad(self, candidate: Candidate, why: Outcome) -> None: ...
     def mark_good(self, candidate: Candidate) -> None: ...
     def add_session(self, candidate: Candidate) -> None: ...
@@ -70,6 +70,8 @@ class SessionKeeper:
         self._settings = settings
         self._greeting = greeting
         self.connection: Connection | None = None
+        #: Whom it was opened to.
+        self.candidate: Candidate | None = None
         #: Whose host has answered MAIL in the present session.
         self._at_work: Candidate | None = None
 
@@ -84,12 +86,14 @@ class SessionKeeper:
 
     @property
     def may_be_kept(self) -> bool:
-        """Whether the session may carry another message, as far as we are concerned."""
+        """Whether the session may carry another message, as far as we are concerned; not when
+        it waits for the content of a certain one."""
         connection, settings = self.connection, self._settings
         return (
             connection is not None
             and not connection.spoiled
             and connection.is_open
+            and connection.sent_ahead is None
             and connection.transactions < settings.max_messages_per_connection
             and not (connection.needs_rset and settings.rset_mode == "never")
             and connection.age_s < settings.connection_lifetime_s
@@ -132,6 +136,7 @@ class SessionKeeper:
         """A host that cannot be reached, or does not greet us, is marked as the table of
         verdicts says."""
         settings = self._settings
+        self.candidate = candidate
         connection = self.connection = Connection(
             settings.hostname,
             timeouts_s=settings.timeouts_s,
@@ -177,7 +182,7 @@ class SessionKeeper:
             self._forget()
 
     def _forget(self) -> None:
-        self.connection = None
+        self.connection = self.candidate = None
         if self._at_work is not None:
             self._hosts.remove_session(self._at_work)
             self._at_work = None

@@ -50,7 +50,8 @@ class Transfer:
         self._is_last = False
         #: Taken early, so that its envelope can go along with the final dot before it.
         self._upcoming: Delivery | None = None
-        self._sent_ahead: Transaction | None = None
+        #: What went along, and whose it is: the session is good for nothing else.
+        self._sent_ahead: tuple[Delivery, Transaction] | None = None
         #: Set from outside: take no further delivery.
         self.stopping = False
 
@@ -101,9 +102,7 @@ class Transfer:
         delivery = self._attempts.in_hand
         if delivery is None:
             raise AccountingError("nothing is in hand")
-        sending, self._sent_ahead = self._sent_ahead, None
-        if sending is None:
-            sending = self._transaction(message, batch)
+        ahead = self._take_ahead(delivery)
         while True:
             sessions = self.sessions
             connection = sessions.take(candidate, delivery) or sessions.begin(candidate, delivery)
@@ -111,6 +110,8 @@ class Transfer:
                 return connection
             was_kept = connection.transactions > 0
             try:
+                # Made anew for each try: of the last one the content may have been read.
+                sending, ahead = ahead or self._transaction(message, batch), None
                 told = transaction.send(connection, sending, self._before_dot)
             except ConnectionLost as lost:
                 sessions.drop()
@@ -128,6 +129,17 @@ class Transfer:
             if connection.tls:
                 told = [verdict._replace(tls=connection.tls) for verdict in told]
             return dict(zip(batch, told, strict=True))
+
+    def _take_ahead(self, delivery: Delivery) -> Transaction | None:
+        """What went along with the last dot, if it was for `delivery`.  If it was for another,
+        which was not sent, whatever follows would be its content."""
+        ahead, self._sent_ahead = self._sent_ahead, None
+        if ahead is None:
+            return None
+        if ahead[0] is not delivery:
+            self.sessions.drop()
+            return None
+        return ahead[1]
 
     def _transaction(self, message: Message, batch: Sequence[int]) -> Transaction:
         envelope = message.envelope
@@ -155,14 +167,14 @@ class Transfer:
             return None
         try:
             message = self._mail.get_message(delivery.message_id)
+            batch = delivery.recipients[: self._settings.recipients_per_message]
+            sending = self._transaction(message, batch)
         except StoreFailed:
             return None  # its own attempt will say so
-        sending = self._transaction(
-            message, delivery.recipients[: self._settings.recipients_per_message]
-        )
-        if transaction.fits(connection, sending):
-            self._sent_ahead = sending
-        return self._sent_ahead
+        if not transaction.fits(connection, sending):
+            return None
+        self._sent_ahead = delivery, sending
+        return sending
 
     @property
     def _may_send_ahead(self) -> bool:

@@ -426,8 +426,15 @@ class Connection:
             self.spoiled = True
         return reply
 
+    @property
+    def has_surplus(self) -> bool:
+        """Whether more was received than the replies read so far; a 421 may come at any time
+        (RFC 5321 3.8), and is none."""
+        reader = self._client.reader
+        return len(reader) > 0 and not reader.goes_on_with(b"421")
+
     def is_quiet(self) -> bool:
-        """Whether a session that idled may be used again.
+        """Whether a session that owes us no reply may go on.  When not, only close() is left.
 
         A 421 or a close that came meanwhile is waiting in the socket; anything else that
         nobody asked for is no better.

@@ -43,6 +43,10 @@ class ReplyReader:
         """Bytes received and not yet part of a reply given out."""
         return self._texts_bytes + len(self._buffer)
 
+    def goes_on_with(self, code: bytes) -> bool:
+        """Whether this is how what was received begins, no part of it being read yet."""
+        return not self._texts and self._buffer.startswith(code)
+
     def feed(self, received: bytes) -> None:
         self._buffer = self._buffer + received if self._buffer else received
 

@@ -9,6 +9,7 @@ comes first, and what goes along is nothing but commands, so that no more than t
 is ever in doubt.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -28,10 +29,19 @@ BLOCK_BYTES = 64 * 1024
 _TOO_LARGE = "message of {} bytes exceeds the {} bytes that {} takes"
 _NO_8BIT = "content is not 7-bit clean, cannot be made so, and {} does not offer 8BITMIME"
 _NO_UTF8 = "address or header needs SMTPUTF8, which {} does not offer"
+_NO_SENDER = Reply(553, "5.1.7", "the sender is no address: it has CR, LF or NUL")
+_NO_RECIPIENT = Reply(553, "5.1.3", "this is no address: it has CR, LF or NUL")
+
+#: Sent as part of a command, these would begin another one, or end as nobody knows what.
+_ends_command = re.compile("[\r\n\0]").search
 
 
 class Transaction(NamedTuple):
-    """What to send: `recipients` are those of `envelope` that belong to this delivery."""
+    """What to send, once: `recipients` are those of `envelope` that belong to this delivery.
+
+    `content` is read at most once, and may have been though send() raises ConnectionLost:
+    another try needs it anew.
+    """
 
     envelope: Envelope
     recipients: Sequence[Recipient]
@@ -59,6 +69,10 @@ def send(
     """
     fitting: Transaction | Reply = transaction
     if connection.sent_ahead is None and not fits(connection, transaction):
+        sendable = list(filter(_is_sendable, transaction.recipients))
+        if len(sendable) < len(transaction.recipients):
+            rest = transaction._replace(recipients=sendable)
+            return _send_to_the_sendable(connection, transaction, rest, before_dot)
         fitting = _made_to_fit(connection, transaction)
     if isinstance(fitting, Reply):
         said = _who(outcome.of_ours(outcome.MAIL, fitting), connection)
@@ -73,6 +87,19 @@ def send(
     return _complete(outcomes)
 
 
+def _send_to_the_sendable(
+    connection: Connection, transaction: Transaction, rest: Transaction, before_dot: BeforeDot
+) -> list[Outcome]:
+    """`rest` is `transaction` without the recipients that no RCPT can name: these fail."""
+    told = iter(send(connection, rest, before_dot) if rest.recipients else ())
+    failed = _who(outcome.of_ours(outcome.RCPT, _NO_RECIPIENT), connection)
+    return [next(told) if _is_sendable(r) else failed for r in transaction.recipients]
+
+
+def _is_sendable(recipient: Recipient) -> bool:
+    return not any(map(_ends_command, recipient))
+
+
 def fits(connection: Connection, transaction: Transaction) -> bool:
     """Whether this next hop can take this message as it is."""
     limit = connection.size_limit_bytes
@@ -81,12 +108,20 @@ def fits(connection: Connection, transaction: Transaction) -> bool:
         not (limit and transaction.size_bytes > limit)
         and not (envelope.smtputf8 and not connection.offers("smtputf8"))
         and not (envelope.body != "7BIT" and not connection.offers("8bitmime"))
+        and _has_sendable_sender(envelope)
+        and all(map(_is_sendable, transaction.recipients))
     )
+
+
+def _has_sendable_sender(envelope: Envelope) -> bool:
+    return not any(map(_ends_command, (envelope.reverse_path, envelope.ret, envelope.envid)))
 
 
 def _made_to_fit(connection: Connection, transaction: Transaction) -> Transaction | Reply:
     """`transaction` as this next hop can take it, or why it cannot, before it is asked."""
     envelope = transaction.envelope
+    if not _has_sendable_sender(envelope):
+        return _NO_SENDER
     if envelope.smtputf8 and not connection.offers("smtputf8"):
         return Reply(550, "5.6.7", _NO_UTF8.format(connection.exchange))
     if envelope.body != "7BIT" and not connection.offers("8bitmime"):
@@ -244,6 +279,10 @@ def _data(
         connection.needs_rset = False
         stage = outcome.DOT
     else:
+        if connection.has_surplus:
+            # One reply too many, maybe long before this one: whose each was, nobody knows.
+            outcomes[:] = [None] * len(outcomes)
+            raise ConnectionLost(outcome.DATA, f"more replies than commands, then {go_ahead}")
         final, stage = go_ahead, outcome.DATA
     if accepted:
         _fill(outcomes, _judged(connection, stage, final))
@@ -266,10 +305,10 @@ def _send_content(
     sent_bytes, began = 0, time.monotonic()
     try:
         for block, is_last in _blocks(pieces):
-            # What is said meanwhile must not count as the answer to the dot.
-            if sent_bytes and not connection.is_quiet():
-                raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
             ahead = before_dot(accepted) if is_last and accepted else None
+            # What was said meanwhile must not count as the answer to the dot.
+            if not connection.is_quiet():
+                raise ConnectionLost(outcome.CONTENT, "answered or closed before the final dot")
             stage = outcome.CONTENT
             if ahead is not None:
                 # Unless all of it is sent, nobody knows whether the dot was: hence its stage.

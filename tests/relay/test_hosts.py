@@ -4,6 +4,7 @@ import pytest
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
+from gwrelay.mx.candidates import Candidate
 from gwrelay.mx.exchanges import Exchange
 from gwrelay.mx.failures import NoSuchDomain, ResolutionError
 from gwrelay.relay.hosts import Destinations, SiteHosts, site_key
@@ -116,6 +117,39 @@ def test_a_site_marks_the_address_and_port_it_used() -> None:
     assert [c.exchange for c in hosts.plan().candidates] == ["a", "b"]
     # The mark is that of our address: another one may be welcome.
     assert calculator.bad_until("192.0.2.1", "", 2526) == 0.0
+
+
+A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
+ONE_OF_MANY = (Exchange(5, "a", tuple(f"192.0.2.{n}" for n in range(1, 30))),)
+TWO_RANKS = (Exchange(5, "a", (A,)), Exchange(5, "b", (B, A)), Exchange(9, "c", (C,)))
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "like", "marked", "best"),
+    [
+        (ONE_OF_MANY, Candidate("a", C), [], Candidate("a", C, 0, 5)),
+        (ONE_OF_MANY, Candidate("a", C), [A, B], Candidate("a", C, 0, 5)),
+        (ONE_OF_MANY, Candidate("a", C), [C], None),
+        (ONE_OF_MANY, Candidate("a", C, 2525), [], None),
+        (ONE_OF_MANY, Candidate("a", "192.0.2.99"), [], None),
+        (TWO_RANKS, Candidate("a", A), [], Candidate("a", A, 0, 5)),
+        (TWO_RANKS, Candidate("b", A), [], Candidate("b", A, 0, 5)),
+        (TWO_RANKS, Candidate("renamed", B), [], Candidate("b", B, 0, 5)),
+        (TWO_RANKS, Candidate("c", C), [], None),
+        (TWO_RANKS, Candidate("c", C), [A], None),
+        (TWO_RANKS, Candidate("c", C), [A, B], Candidate("c", C, 0, 9)),
+        (TWO_RANKS, Candidate("c", C), [A, B, C], None),
+        ((), Candidate("a", A), [], None),
+    ],
+)
+def test_an_address_is_among_the_best_while_no_better_one_is_unmarked(
+    exchanges: tuple[Exchange, ...], like: Candidate, marked: list[str], best: Candidate | None
+) -> None:
+    hosts = SiteHosts(new_calculator(TableResolver({}), SetClock()), "")
+    hosts.exchanges = exchanges
+    for address in marked:
+        hosts.mark_bad(Candidate("", address), UNREACHED)
+    assert hosts.find_best(like) == best
 
 
 # -- hosts that have enough sessions ---------------------------------------------------------

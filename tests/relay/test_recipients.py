@@ -10,6 +10,7 @@ from gwrelay.relay.recipients import is_incapable, may_ask_another, too_many_at_
 from support.mail import DEFERRED, DELIVERED, FAILED, IN_DOUBT, UNREACHED
 
 INCAPABLE = outcome.of_ours("mail", Reply(552, "5.3.4", "too large"))
+NO_ADDRESS = outcome.of_ours("rcpt", Reply(553, "5.1.3", "no address"))
 DAMAGED = DEFERRED._replace(hold="record 7 fails its checksum")
 AT_THE_SAME = Doubt(Host(IN_DOUBT.exchange, IN_DOUBT.address), 0.0)
 ELSEWHERE = Doubt(Host("other.test", "192.0.2.2"), 0.0)
@@ -25,6 +26,7 @@ ELSEWHERE = Doubt(Host("other.test", "192.0.2.2"), 0.0)
         (UNREACHED, None, True),
         (DAMAGED, None, False),
         (INCAPABLE, None, True),
+        (NO_ADDRESS, None, False),
         (IN_DOUBT, None, False),
         (IN_DOUBT, ELSEWHERE, False),
         (IN_DOUBT, AT_THE_SAME, True),
@@ -40,7 +42,8 @@ def test_a_further_host_is_asked_about_those_who_want_an_answer(
 
 def test_only_our_own_no_is_a_want_of_capability() -> None:
     assert is_incapable(INCAPABLE)
-    assert not any(map(is_incapable, (DELIVERED, DEFERRED, FAILED, IN_DOUBT, UNREACHED)))
+    others = (DELIVERED, DEFERRED, FAILED, IN_DOUBT, UNREACHED, NO_ADDRESS)
+    assert not any(map(is_incapable, others))
 
 
 def said(code: int, status: str, stage: str = "rcpt") -> Outcome:

@@ -1,11 +1,13 @@
 """A relayer against scripted servers: which host it asks, what it makes of what they say."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from gwrelay.errors import StoreDamaged, StoreFailed
 from gwrelay.message.envelope import Envelope, Message
+from gwrelay.mx.exchanges import Exchange
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.store import Doubt, Host, State
@@ -170,6 +172,55 @@ def test_a_new_session_lost_at_mail_is_charged(peer: Peer) -> None:
     [end] = Rig(peer).relay(to("x"))
     assert end.kinds == ["deferred"]
     assert peer.connections == 1
+
+
+EIGHT_BIT = "Subject: hi\r\n\r\nGrüße, the whole body\r\n".encode()
+QUOTED = b"Gr=C3=BC=C3=9Fe, the whole body\r\n"
+
+
+@pytest.mark.parametrize("then_offers_8bitmime", [False, True])
+@pytest.mark.parametrize("stage", ["RSET", "MAIL"])
+def test_content_is_whole_though_it_was_converted_for_a_session_that_was_lost(
+    peer: Peer, stage: str, then_offers_8bitmime: bool
+) -> None:
+    peer.extensions = ("PIPELINING", "SIZE")
+
+    def hang_up(_command: Command) -> object:
+        if then_offers_8bitmime:
+            peer.extensions += ("8BITMIME",)
+        return DROP
+
+    if stage == "RSET":
+        peer.recipient("u0@b.test", "550 5.1.1 nobody").once("RSET", hang_up)
+    else:
+        peer.once("MAIL", POLITE, hang_up)
+    rig = Rig(peer)
+    rig.queue.add_message(to("u0"), CONTENT)
+    rig.queue.add_message(to("x")._replace(body="8BITMIME"), EIGHT_BIT)
+    rig.restart()  # what is still in memory could be read any number of times
+    [_, end] = rig.run(rig.queue.get_waiting())
+    assert (end.attempt, end.kinds) == (1, ["delivered"])
+    content = peer.message_to("x@b.test").content
+    if then_offers_8bitmime:
+        assert content == EIGHT_BIT
+    else:
+        assert content.endswith(QUOTED)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reply"),
+    [
+        ("MAIL", "501 5.5.4 syntax"),
+        ("RCPT", "503 5.5.1 order"),
+        ("DATA", "250 2.0.0 eh"),
+        (".", "500 5.5.2 what"),
+    ],
+)
+def test_a_session_that_lost_step_is_not_used_again(peer: Peer, stage: str, reply: str) -> None:
+    peer.once(stage, reply)
+    ends = Rig(peer).relay(*many(2))
+    assert [end.kinds for end in ends] == [["deferred"], ["delivered"]]
+    assert [m.session for m in peer.messages] == [2]
 
 
 @pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "."])
@@ -357,6 +408,30 @@ def test_the_session_at_hand_is_preferred_among_equal_hosts(peer: Peer, second: 
     rig.relay(*many(20))
     assert sorted([len(peer.messages), len(second.messages)]) == [0, 20]
     assert peer.connections + second.connections == 1
+
+
+def test_the_session_at_hand_is_preferred_among_more_addresses_than_an_attempt_tries() -> None:
+    with Peer("0.0.0.0") as peer:
+        rig = Rig(peer)
+        addresses = tuple(f"127.0.0.{n}" for n in range(1, 25))
+        rig.hosts.exchanges = (Exchange(0, "mx.test", addresses, peer.port),)
+        rig.relay(*many(20))
+        assert (len(peer.messages), peer.connections) == (20, 1)
+
+
+def test_a_session_with_an_address_that_is_no_longer_an_exchanges_is_left(
+    peer: Peer, second: Peer
+) -> None:
+    rig = Rig(peer)
+
+    def move(_command: Command) -> object:
+        rig.hosts.exchanges = (Exchange(0, "mx0.test", (second.host,), second.port),)
+        return POLITE
+
+    peer.once(".", move)
+    rig.relay(*many(2))
+    assert peer.arrived() == {"u0@b.test": 1}
+    assert second.arrived() == {"u1@b.test": 1}
 
 
 def test_a_session_with_an_equal_host_that_is_marked_meanwhile_is_left(
@@ -586,6 +661,16 @@ def test_a_message_waits_while_a_capable_host_may_be_out_of_reach(peer: Peer) ->
         assert "5.3.4" in end.replies[0]
 
 
+def test_what_is_no_address_fails_at_the_first_host(peer: Peer, second: Peer) -> None:
+    evil = envelope("x@b.test>\r\nRCPT TO:<evil@b.test", "y@b.test")
+    [end] = Rig(peer, second).relay(evil)
+    assert end.kinds == ["failed", "delivered"]
+    assert second.connections == 0
+    [end] = Rig(nobody_listens(), peer).relay(envelope("x@b.test", reverse_path="a@b.test\r\n"))
+    assert end.kinds == ["failed"]
+    assert end.replies[0].startswith("553 5.1.7")
+
+
 def test_being_put_off_outweighs_what_another_is_not_capable_of(peer: Peer, second: Peer) -> None:
     peer.always("RCPT", "450 4.2.1 greylisted")
     second.extensions = SMALL
@@ -668,6 +753,59 @@ def test_a_reply_too_many_is_never_taken_for_a_delivery(peer: Peer) -> None:
     ends = Rig(peer, limit=1).relay(*many(3))
     assert ends[2].kinds == ["deferred"]
     assert "u2@b.test" not in peer.arrived()
+
+
+def test_a_dot_answered_twice_with_no_fails_nobody_else(peer: Peer) -> None:
+    peer.once(".", POLITE, "554 5.7.1 spam\n554 5.7.1 spam")
+    ends = Rig(peer, limit=1).relay(*many(3))
+    assert [end.kinds for end in ends] == [["delivered"], ["failed"], ["deferred"]]
+
+
+class LosesOne(MemoryStore):
+    """The second reading of `target` fails."""
+
+    target = 0
+    readings = 0
+
+    def message(self, message_id: int) -> Message:
+        if message_id == self.target:
+            self.readings += 1
+            if self.readings == 2:
+                raise StoreFailed("too many open files")
+        return super().message(message_id)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_what_went_along_for_one_message_carries_no_other(peer: Peer, count: int) -> None:
+    """Nor is its session kept for anything else."""
+    store = LosesOne()
+    rig = Rig(peer, store=store, limit=1, idle_timeout_s=10.0 if count == 3 else 0.0)
+    rig.add(*many(count))
+    rig.restart()
+    deliveries = rig.queue.get_waiting()
+    store.target = deliveries[2].message_id
+    started = time.monotonic()
+    ends = rig.run(deliveries)
+    assert time.monotonic() - started < 5.0
+    kinds = [["delivered"]] * 2 + [["deferred"]] + [["delivered"]] * (count - 3)
+    assert [end.kinds for end in ends] == kinds
+    assert peer.messages[1].behind.startswith(b"MAIL"), "nothing went along"
+    assert peer.arrived() == {f"u{n}@b.test": 1 for n in range(count) if n != 2}
+
+
+def test_nothing_goes_along_for_what_is_in_doubt(peer: Peer, second: Peer) -> None:
+    """It goes to the host it is in doubt at, whatever session there is."""
+    second.once(".", DROP)
+    rig = Rig(second, limit=1)
+    doubtful = in_doubt(rig)
+    rig.hosts.exchanges = (
+        Exchange(0, "mx0.test", (peer.host,), peer.port),
+        Exchange(1, "mx1.test", (second.host,), second.port),
+    )
+    first, *others = rig.add(*many(2))
+    rig.run([first, *others, doubtful])
+    assert [message.behind for message in peer.messages] == [b"", b""]
+    assert second.arrived() == {"x@b.test": 1, "y@b.test": 1}
 
 
 @pytest.mark.parametrize(

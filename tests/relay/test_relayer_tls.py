@@ -12,7 +12,7 @@ from gwrelay.smtp.connection import TIMEOUTS_S
 from gwrelay.smtp.sasl import Credentials
 from support.authority import Authority, make_authority
 from support.mail import envelope
-from support.peer import DROP, POLITE, RESET, STALL, Peer
+from support.peer import DROP, POLITE, RESET, STALL, Command, Peer
 from support.relaying import End, Rig, nobody_listens
 
 EXTENSIONS = ("PIPELINING", "AUTH PLAIN LOGIN")
@@ -421,6 +421,29 @@ def test_credentials_are_for_their_host_alone(peer: Peer, authority: Authority) 
         peer.stop()
         rig.relay_one()
         assert second.messages[0].user == ""
+
+
+def test_a_session_begun_as_one_user_carries_no_mail_of_another(authority: Authority) -> None:
+    with Peer(extensions=EXTENSIONS) as peer:
+        others = Access(credentials=Credentials("other", "secret"))
+        rig = TlsRig(
+            OFF,
+            authority,
+            *(peer, peer),
+            access={**AUTHENTICATED, 1: others},
+            auth_without_tls=True,
+        )
+        mine, theirs = rig.hosts.exchanges
+        rig.hosts.exchanges = (mine,)
+
+        def change(_command: Command) -> object:
+            rig.hosts.exchanges = (theirs,)
+            return POLITE
+
+        peer.once(".", POLITE, change)
+        rig.relay(*(envelope(f"u{n}@b.test") for n in range(3)))
+        assert [message.session for message in peer.messages] == [1, 1, 2]
+        assert peer.messages[1].user != peer.messages[2].user
 
 
 @pytest.mark.parametrize("refusal", ["535 5.7.8 wrong", "454 4.7.0 later", "530 5.7.0 what?"])

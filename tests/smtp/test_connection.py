@@ -7,10 +7,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gwrelay.smtp.connection import Connection
+from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from support.peer import DROP, POLITE, RESET, STALL, Pause, Peer
 from support.processes import await_true
-from support.sessions import MX, PATIENCE_S, SHORT_S, SOON_S, connection, greeted, lost, opened
+from support.sessions import (
+    MX,
+    PATIENCE_S,
+    SHORT_S,
+    SOON_S,
+    connection,
+    greeted,
+    lost,
+    opened,
+    record,
+)
 
 
 @pytest.fixture
@@ -47,6 +57,18 @@ def test_the_banner_comes_back_as_a_reply(host: str) -> None:
         assert not made.spoiled
         made.close()
         assert not made.is_open
+
+
+def test_small_writes_are_not_held_back(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    sockets = record(monkeypatch)
+    opened(peer)
+    assert sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_each_stage_has_the_time_that_is_due_to_it() -> None:
+    """RFC 5321 4.5.3.2; STARTTLS, RSET and QUIT are nothing to wait long for."""
+    due_s = {"banner": 300, "mail": 300, "rcpt": 300, "data": 120, "content": 180, "dot": 600}
+    assert {stage: TIMEOUTS_S[stage] for stage in due_s} == due_s
 
 
 def test_no_name_is_looked_up_for_a_connection(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

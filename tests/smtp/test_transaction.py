@@ -1,5 +1,6 @@
 """One envelope over one session: an outcome for each recipient, whatever the other end does."""
 
+import select
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from gwrelay.smtp.transaction import BLOCK_BYTES, Transaction, send
 from support.peer import DROP, EXTENSIONS, POLITE, RESET, STALL, Pause, Peer, Slow
+from support.sessions import record
 
 MX = "mx.peer.example"
 SENDER = "a@b.example"
@@ -144,6 +146,16 @@ def test_pipelined_commands_do_not_wait_for_replies() -> None:
         assert peer.verbs() == ["EHLO", "MAIL", "RCPT", "RCPT", "DATA"]
 
 
+def test_an_envelope_is_one_write_and_a_small_content_another(
+    offering: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = record(monkeypatch)
+    assert kinds(send(connect(offering), transaction(ONE, TWO))) == [DELIVERED] * 2
+    _ehlo, envelope, content = sockets[0].sent
+    assert [line[:4] for line in envelope.splitlines()] == [b"MAIL", b"RCPT", b"RCPT", b"DATA"]
+    assert content == CONTENT + b".\r\n"
+
+
 def test_in_lockstep_nothing_is_sent_before_the_reply() -> None:
     with Peer(extensions=LOCKSTEP) as peer:
         peer.once("MAIL", STALL)
@@ -226,6 +238,41 @@ def test_addresses_are_sent_as_they_are(peer: Peer, address: str) -> None:
     assert mail.startswith(path)
     assert mail.removeprefix(path) in (b"", b" SIZE=22")
     assert rcpt == f"RCPT TO:<{address}>".encode()
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0"])
+def test_no_address_ends_its_command(peer: Peer, end: str) -> None:
+    """RFC 5321 4.1.2; what follows would be a command of its own."""
+    evil = f"x@d.example>{end}RCPT TO:<evil@c.example"
+    connection = connect(peer)
+    told = send(connection, transaction(ONE, evil, TWO))
+    assert kinds(told) == [DELIVERED, FAILED, DELIVERED]
+    assert (told[1].reply.code, told[1].reply.status, told[1].heard) == (553, "5.1.3", False)
+    told = send(connection, transaction(evil))
+    assert kinds(told) == [FAILED]
+    assert peer.arrived() == {ONE: 1, TWO: 1}
+    assert peer.verbs()[1:] == ["MAIL", "RCPT", "RCPT", "DATA", "."]
+
+
+@pytest.mark.parametrize(
+    "sending",
+    [
+        transaction(ONE, TWO, reverse_path="a@b.example>\r\nRCPT TO:<evil@c.example"),
+        transaction(ONE, TWO, envid="a\r\nRCPT TO:<evil@c.example>"),
+    ],
+    ids=["address", "parameter"],
+)
+def test_no_sender_ends_its_command(peer: Peer, sending: Transaction) -> None:
+    told = send(connect(peer), sending)
+    assert kinds(told) == [FAILED] * 2
+    assert [(v.reply.code, v.reply.status) for v in told] == [(553, "5.1.7")] * 2
+    assert peer.verbs()[1:] == []
+
+
+def test_no_parameter_of_a_recipient_ends_its_command(peer: Peer) -> None:
+    evil = Recipient(TWO, "NEVER", "rfc822;x\r\nRCPT TO:<evil@c.example>")
+    assert kinds(send(connect(peer), transaction(ONE, evil))) == [DELIVERED, FAILED]
+    assert peer.arrived() == {ONE: 1}
 
 
 def commands_for(extensions: tuple[str, ...], sending: Transaction) -> list[bytes]:
@@ -558,6 +605,27 @@ def test_a_reply_to_the_dot_that_came_before_it_is_none(peer: Peer) -> None:
     assert peer.messages == []
 
 
+@pytest.mark.parametrize("early", ["250 2.0.0 taken already", "421 4.3.2 bye", DROP])
+def test_what_comes_just_before_the_dot_is_not_the_reply_to_it(
+    peer: Peer, early: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a segment of its own, behind the 354 and before a content of one block."""
+    peer.once("DATA", ("354 go on", Pause(0.05), early))
+    sockets = record(monkeypatch)
+    connection = connect(peer)
+
+    def wait_for_it(_accepted: int) -> None:
+        assert select.select(sockets, [], [], PATIENCE_S)[0]
+
+    told = send(connection, transaction(), wait_for_it)
+    assert kinds(told) == [DEFERRED]
+    assert in_doubt(told) == [False]
+    assert told[0].stage == "content"
+    assert not connection.is_open
+    peer.wait_for(lambda p: p.open == 0)
+    assert "." not in peer.verbs()
+
+
 @pytest.mark.parametrize("early", ["250 2.0.0 taken already", "552 5.3.4 enough", "421 bye"])
 def test_a_reply_in_the_middle_of_the_content_is_not_that_to_the_dot(
     peer: Peer, early: str
@@ -582,6 +650,38 @@ def test_two_replies_to_one_command_are_a_lost_step() -> None:
         assert kinds(told) == [DEFERRED] * 2
         assert connection.spoiled
         assert peer.messages == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "answer"),
+    [
+        ("MAIL", b"250 2.1.0 ok\r\n250 2.1.0 ok\r\n"),
+        ("MAIL", b"250 2.1.0 ok\r\n550 5.1.1 stray\r\n"),
+        ("RCPT", b"250 2.1.5 ok\r\n250 2.1.5 ok\r\n"),
+        ("DATA", b"554 5.7.1 stray\r\n354 go on\r\n"),
+    ],
+)
+def test_where_there_are_more_replies_than_commands_no_refusal_is_believed(
+    offering: Peer, stage: str, answer: bytes
+) -> None:
+    """The one about the second recipient is read as if it were about DATA."""
+    offering.once(stage, answer).recipient(TWO, "550 5.1.1 nobody")
+    connection = connect(offering)
+    told = send(connection, transaction(ONE, TWO))
+    assert kinds(told) == [DEFERRED] * 2
+    assert in_doubt(told) == [False] * 2
+    assert connection.spoiled
+    assert not connection.is_open
+    assert offering.messages == []
+
+
+def test_a_goodbye_behind_a_refusal_does_not_make_it_doubtful(offering: Peer) -> None:
+    """Of servers that count errors; else nobody would hear of these recipients for days."""
+    offering.once("DATA", b"503 5.5.1 no recipients\r\n421 4.7.0 too many errors\r\n")
+    offering.recipient(ONE, "550 5.1.1 nobody")
+    told = send(connect(offering), transaction(ONE))
+    assert kinds(told) == [FAILED]
+    assert told[0].reply.status == "5.1.1"
 
 
 # -- the connection breaks ----------------------------------------------------------------
@@ -649,6 +749,20 @@ def test_a_peer_that_stops_reading_ends_at_the_time_of_a_block(peer: Peer) -> No
     assert time.monotonic() - started < SOON_S
     assert (told[0].stage, told[0].in_doubt) == ("content", False)
     assert "timed out" in told[0].reply.text
+
+
+def test_content_may_take_longer_than_one_block_as_long_as_no_block_does(offering: Peer) -> None:
+    offering.once("DATA", ("354 go on", Slow(0.02, 256 * 1024)))
+    block_s = 0.5
+    began: list[float] = []
+
+    def note(_accepted: int) -> None:
+        began.append(time.monotonic())
+
+    started = time.monotonic()
+    told = send(connect(offering, content=block_s), transaction(content=[LARGE_PIECE] * 20), note)
+    assert kinds(told) == [DELIVERED]
+    assert began[0] - started > block_s, "the last block did not come late enough to tell"
 
 
 def test_content_that_is_taken_too_slowly_ends_though_each_block_is_in_time(

@@ -1,7 +1,9 @@
 """Sessions with a scripted next hop, for the tests of smtp/: as far as a test wants them begun."""
 
+import socket
 import time
 from collections.abc import Callable
+from typing import Self
 
 import pytest
 
@@ -16,6 +18,28 @@ PATIENCE_S = 10.0
 #: A stage's whole time in the tests that let it run out, and what that may take at most.
 SHORT_S = 0.15
 SOON_S = 3.0
+
+
+class Recording(socket.socket):
+    """A socket that remembers what each send() was given; `made` are those that connected."""
+
+    made: list[Self]
+
+    def connect(self, address: object) -> None:
+        super().connect(address)  # type: ignore[arg-type]
+        self.sent: list[bytes] = []
+        self.made.append(self)
+
+    def send(self, octets: bytes, flags: int = 0) -> int:  # type: ignore[override]
+        self.sent.append(bytes(octets))
+        return super().send(octets, flags)
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
+    """The sockets that connect from here on."""
+    monkeypatch.setattr(Recording, "made", [], raising=False)
+    monkeypatch.setattr(socket, "socket", Recording)
+    return Recording.made
 
 
 def connection(source: str = "", reply_max_bytes: int = 64 * 1024, **short: float) -> Connection:
