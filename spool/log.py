@@ -81,7 +81,7 @@ class Log:
         # Above the spares' too, or frames of their earlier lives would count again.
         self._next = max(self._supply.open(spares, self._secret), past.highest) + 1
         if past.end is not None:
-            self._continue(past.end)
+            self._continue(past.end, past.may_go_on)
         return past
 
     def covered(self, last_key: int) -> Covered | None:
@@ -223,12 +223,12 @@ class Log:
             self._files.close_file(self._active.fd)
             self._active = None
 
-    def _continue(self, last: Segment) -> None:
+    def _continue(self, last: Segment, may_go_on: bool) -> None:
         """Append to the last segment, if it is whole and takes a sync.
 
         What a killed process left unsynced was replayed, and must not vanish later.
         """
-        if last.intact:
+        if last.intact and may_go_on:
             active = Active(last.number, last.tag, -1, self._files, self._counters)
             active.last = last.last
             active.end = active.tail = last.end

@@ -40,6 +40,14 @@ class Past:
         #: No segment ever had a higher number.
         self.highest = max([highest, *self.found.row, *self.found.aside])
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether what is written to `end` from now on would be read: not where the checkpoint
+        covers all of it, for the segment of its position has vanished."""
+        if self.end is None:
+            return False
+        return self.checkpoint is None or not self.checkpoint.covered.skips(self.end.number)
+
     def replay(self, apply: Apply) -> Iterator[None]:
         """Hand every frame that the checkpoint does not cover to `apply`, in the log's order, up
         to its end.  In short steps."""

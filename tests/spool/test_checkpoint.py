@@ -423,6 +423,26 @@ def test_whatever_goes_on_while_it_is_written_and_read(
     spool.close()
 
 
+@pytest.mark.parametrize("vanished", [3, 4])
+def test_what_is_written_outlives_the_segment_of_the_position(
+    tmp_path: Path, vanished: int
+) -> None:
+    """Else the log went on in one that the checkpoint covers, and that no start would read."""
+    log = opened(tmp_path)
+    for key in range(1, 5):  # a segment each
+        log.write([Put(key, b"old", b"", b"x" * 2200)])
+    log.close()
+    (tmp_path / name_of(vanished)).unlink()
+    log = opened(tmp_path)
+    log.write([Put(5, b"new", b"", b"body"), Amend(1, b"newer")])
+    log._files.close()  # killed
+    log = opened(tmp_path)
+    states = dict(log.items())
+    assert (states[5], states[1]) == (b"new", b"newer")
+    assert b"".join(log.body(5)) == b"body"
+    log.close()
+
+
 def test_what_the_tail_says_again_of_a_checkpoint_comes_in_small_lists_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
