@@ -5,9 +5,10 @@ written but by `repair`, which must have the spool to itself.  Each command take
 that `serve` was given, and goes through every worker's; it prints and returns its exit status.
 """
 
+import heapq
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ REFUSED_STATUS = 3
 
 #: Less than this is read before a progress bar could be.
 _LONG_BYTES = 64 * 1024 * 1024
+#: Of a message that only the checkpoint tells of.
+_NO_RECORD = "its record is damaged or lost"
 #: A message that misses pieces, with their numbers.
 _Missing = tuple[int, list[int]]
 
@@ -64,21 +67,26 @@ def verify(directory: str, *, as_json: bool) -> int:
 
 
 def dump(directory: str, names: Sequence[str]) -> int:
-    """Print messages as JSON lines: those named, or all.  1 when one is damaged.
+    """Print messages as JSON lines: those named, or all, oldest first.  1 when one is damaged.
 
     Raises ConfigError for a name that is none, GatewayError naming those that are not there.
     """
     wanted = {_id_of(name) for name in names}
     absent, damaged = set(wanted), False
-    for path in _workers(directory):
-        with _audit(path) as audit:
+    with ExitStack() as opened:
+        found = []
+        for path in _workers(directory):
+            audit = opened.enter_context(_audit(path))
             keys = audit.keys()
-            for key in keys if not wanted else [key for key in keys if key in wanted]:
-                absent.discard(key)
-                described = _described(path.name, audit, key)
-                if described is not None:
-                    damaged |= described["damaged"] is not None
-                    _print_json(described)
+            some = keys if not wanted else [key for key in keys if key in wanted]
+            found.append([(key, path.name, audit) for key in some])
+        # Oldest first, whichever worker has it: a key is the time it was made.
+        for key, worker, audit in heapq.merge(*found, key=lambda one: one[0]):
+            absent.discard(key)
+            described = _described(worker, audit, key)
+            if described is not None:
+                damaged |= described["damaged"] is not None
+                _print_json(described)
     if absent:
         lines = (f"message {message_name(key)} is not in the spool" for key in sorted(absent))
         raise GatewayError("\n".join(lines))
@@ -101,25 +109,18 @@ def repair(directory: str, *, dry_run: bool, as_json: bool) -> int:
     """Drop messages whose content is not whole, after setting aside what is left of them.
 
     0, also when there is nothing to do; REFUSED_STATUS, with nothing done, while somebody has
-    one of the spools.
+    one of the spools.  What was done before an error is told.
     """
-    try:
-        found = _each_alone(directory, lambda path: _repaired(path, dry_run))
-    except _InUse as refusal:
-        return refusal.status()
-    if as_json:
-        _print_json({"spool": directory, "dry_run": dry_run, "workers": found})
-    else:
-        for worker in found:
-            click.echo("\n".join(_repair_lines(worker, dry_run)))
-    return 0
+    heading = {"spool": directory, "dry_run": dry_run}
+    with _told(heading, lambda worker: _repair_lines(worker, dry_run), as_json) as told:
+        return _each_alone(directory, lambda path: _repaired(path, dry_run), told)
 
 
 def _repaired(path: Path, dry_run: bool) -> dict[str, Any]:
     if dry_run:
         with _audit(path) as audit:
             return _repairs(path.name, audit)
-    with closing(SpoolStore(open_spool(path))) as store, _audit(path) as audit:
+    with closing(SpoolStore(_opened(path))) as store, _audit(path) as audit:
         found = _repairs(path.name, audit)
         for message in found["messages"]:
             _set_aside(path, audit, message)
@@ -130,22 +131,14 @@ def _repaired(path: Path, dry_run: bool) -> dict[str, Any]:
 
 def compact(directory: str, ratio: float, *, as_json: bool) -> int:
     """Compact every segment whose dead share is above `ratio`.  0; REFUSED_STATUS, with nothing
-    done, while somebody has one of the spools."""
-    try:
-        found = _each_alone(directory, lambda path: _compacted(path, ratio))
-    except _InUse as refusal:
-        return refusal.status()
-    if as_json:
-        _print_json({"spool": directory, "workers": found})
-    else:
-        for worker in found:
-            click.echo(_compacted_line(worker))
-    return 0
+    done, while somebody has one of the spools.  What was done before an error is told."""
+    with _told({"spool": directory}, _compacted_lines, as_json) as told:
+        return _each_alone(directory, lambda path: _compacted(path, ratio), told)
 
 
 def _compacted(path: Path, ratio: float) -> dict[str, Any]:
     before = _disk_bytes(path)
-    with closing(open_spool(path, compact_ratio=ratio)) as log, _bar() as bar:
+    with closing(_opened(path, compact_ratio=ratio)) as log, _bar() as bar:
         line = bar.add_task(f"compacting {path.name}", total=before)
 
         def show() -> None:
@@ -172,8 +165,8 @@ def _disk_bytes(path: Path) -> int:
         raise ConfigError(f"--spool: cannot read {path}: {error.strerror}") from error
 
 
-def _compacted_line(worker: dict[str, Any]) -> str:
-    return (
+def _compacted_lines(worker: dict[str, Any]) -> Iterator[str]:
+    yield (
         f"{worker['worker']}: {worker['compacted_segments']} segments compacted, "
         f"{worker['copied_bytes']} bytes copied; {worker['segments']} segments and "
         f"{worker['disk_bytes']} bytes of the disk, {worker['segments_before']} and "
@@ -200,23 +193,54 @@ class _InUse(Exception):
         return REFUSED_STATUS
 
 
-def _each_alone(directory: str, work: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
-    """What `work` says of each worker's spool.  Raises _InUse, with nothing done, while somebody
-    has one of them."""
+def _each_alone(
+    directory: str,
+    work: Callable[[Path], dict[str, Any]],
+    tell: Callable[[dict[str, Any]], None],
+) -> int:
+    """`tell` what `work` says of each worker's spool, as soon as it is done.  0; REFUSED_STATUS,
+    with nothing done, while somebody has one of them."""
     paths = _workers(directory)
-    for path in paths:
-        pid = holder_of(path)
-        if pid is not None:
-            raise _InUse(path, pid)
-    found = []
-    for path in paths:
-        try:
-            found.append(work(path))
-        except StoreFailed as error:
-            if isinstance(error.__cause__, spool.SpoolLocked):
-                raise _InUse(path, error.__cause__.pid) from error
-            raise
-    return found
+    try:
+        for path in paths:
+            pid = holder_of(path)
+            if pid is not None:
+                raise _InUse(path, pid)
+        for path in paths:
+            tell(work(path))
+    except _InUse as refusal:
+        return refusal.status()
+    return 0
+
+
+@contextmanager
+def _told(
+    heading: dict[str, Any], lines: Callable[[dict[str, Any]], Iterator[str]], as_json: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """To be called with what was done of each worker: printed at once as `lines`, or as one JSON
+    object at the end, whatever that is."""
+    done: list[dict[str, Any]] = []
+
+    def tell(worker: dict[str, Any]) -> None:
+        done.append(worker)
+        if not as_json:
+            click.echo("\n".join(lines(worker)))
+
+    try:
+        yield tell
+    finally:
+        if as_json and done:
+            _print_json(heading | {"workers": done})
+
+
+def _opened(path: Path, **options: Any) -> spool.Spool:
+    """The spool, ours alone.  _InUse; ConfigError when it cannot be had."""
+    try:
+        return open_spool(path, **options)
+    except StoreFailed as error:
+        if isinstance(error.__cause__, spool.SpoolLocked):
+            raise _InUse(path, error.__cause__.pid) from error
+        raise ConfigError(f"--spool: cannot read {path}: {error}") from error
 
 
 def _repairs(worker: str, audit: Audit) -> dict[str, Any]:
@@ -233,7 +257,7 @@ def _repairs(worker: str, audit: Audit) -> dict[str, Any]:
 def _is_lost(audit: Audit, key: int) -> bool:
     """Whether the message can never be delivered whole.  Read is only what is held: to find
     what else fails its checksum is verify's work."""
-    if audit.missing(key):
+    if audit.lacks_put(key) or audit.missing(key):
         return True
     if not _held(audit, key):
         return False
@@ -249,12 +273,13 @@ def _is_lost(audit: Audit, key: int) -> bool:
 
 
 def _held(audit: Audit, key: int) -> list[str]:
-    """Why parts of the message are on hold; none for most."""
+    """Why parts of the message are on hold, or will be when they are looked at; none for most."""
     try:
         parts = decode_state(audit.state(key)).open
     except (KeyError, StoreDamaged):
-        return []
-    return list(dict.fromkeys(part.held for part in parts if part.held))
+        parts = ()
+    reasons = list(dict.fromkeys(part.held for part in parts if part.held))
+    return reasons or [_NO_RECORD] * audit.lacks_put(key)
 
 
 def _set_aside(path: Path, audit: Audit, message: dict[str, Any]) -> None:
@@ -307,7 +332,8 @@ def _workers(directory: str) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"--spool {directory}: {reason}; name serve's --spool") from None
-    if any(name.endswith(".segment") for name in names):
+    # One that was never written to has its lock alone.
+    if any(name == "lock" or name.endswith(".segment") for name in names):
         return [top.absolute()]
     found = [name for name in names if name.startswith("worker-") and (top / name).is_dir()]
     if not found:
@@ -394,7 +420,7 @@ def _verdict(worker: str, audit: Audit) -> dict[str, Any]:
     return {
         "worker": worker,
         "in_use_by": audit.holder,
-        "whole": not audit.findings and not incomplete,
+        "whole": not audit.findings and not incomplete and not any(map(audit.lacks_put, keys)),
         "segments": len(audit.segments()),
         "frames": sum(segment.frames for segment in audit.segments()),
         "messages": len(keys),
@@ -452,11 +478,20 @@ def _described(worker: str, audit: Audit, key: int) -> dict[str, Any] | None:
     """None for one that went while we were reading."""
     described: dict[str, Any] = {"id": message_name(key), "worker": worker, "damaged": None}
     try:
-        message, state = decode_message(audit.head(key)), decode_state(audit.state(key))
+        state = decode_state(audit.state(key))
+        waits = {"is_bounce": state.is_bounce, "open": [_part(part) for part in state.open]}
+    except KeyError:
+        return None
+    except StoreDamaged as error:
+        return described | {"damaged": str(error)}
+    try:
+        if audit.lacks_put(key):
+            return described | {"damaged": _NO_RECORD} | waits
+        message = decode_message(audit.head(key))
     except KeyError:
         return None
     except (spool.CorruptFrame, StoreDamaged) as error:
-        return described | {"damaged": str(error)}
+        return described | {"damaged": str(error)} | waits
     missing = audit.missing(key)
     if missing:
         described["damaged"] = f"misses parts of its content: {', '.join(map(str, missing))}"
@@ -465,8 +500,7 @@ def _described(worker: str, audit: Audit, key: int) -> dict[str, Any] | None:
         "arrived_at": message.arrived_at,
         "size_bytes": message.size_bytes,
         "envelope": {**message.envelope._asdict(), "recipients": recipients},
-        "is_bounce": state.is_bounce,
-        "open": [_part(part) for part in state.open],
+        **waits,
     }
 
 

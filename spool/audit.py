@@ -1,5 +1,8 @@
 """A spool as it stands: what is in it, what lives, what is damaged.  For people and their tools.
 
+All of the log is read, what a checkpoint covers as well; the checkpoint adds the keys of which
+the log has lost the PUT, and which a start holds for living all the same.
+
 Changes nothing (see viewing.py), and works while a process has the spool: what that one writes
 meanwhile is partly seen, and what it is just writing is no damage.  Memory as a start takes it.
 """
@@ -12,9 +15,11 @@ from typing import NamedTuple
 import msgpack
 
 from spool import segment as segments
+from spool.checkpoint import KEYS, Checkpoint
 from spool.errors import CorruptFrame
 from spool.frame import HEADER, AnyRecord, Chunk, Drop, Put, Seal, decode
 from spool.index import Index, Place
+from spool.past import misfit
 from spool.recovery import (
     Gap,
     Segment,
@@ -41,6 +46,8 @@ _KINDS = {1: "PUT", 2: "AMEND", 3: "DROP", 4: "CHUNK"}
 #: Bytes of one damaged stretch that are searched for the keys they name.
 _SEARCHED_BYTES = 16 * 1024 * 1024
 _WINDOW = 1024 * 1024
+#: Above every key.
+_ANY_KEY = 1 << 64
 
 Progress = Callable[[int, int], None]
 
@@ -110,6 +117,9 @@ class Audit:
         self._sizes: dict[int, int] = {}
         self._frames: dict[int, int] = {}
         self._left: set[int] = set()
+        #: Where what the checkpoint covers ends; None without one that is of use.
+        self._covered_to: tuple[int, int] | None = None
+        self._tail_frames = 0
         self._files = Viewed(self.path)
         try:
             check_version(self._files, self.path)
@@ -166,10 +176,17 @@ class Audit:
         """The newest.  KeyError."""
         return self._index.state(key)
 
+    def lacks_put(self, key: int) -> bool:
+        """Whether the key lives by the checkpoint alone: its PUT is damaged, or gone.  KeyError."""
+        if key not in self:
+            raise KeyError(key)
+        return key not in self._chunks
+
     def missing(self, key: int) -> list[int]:
-        """Numbers of the pieces of the key's body that are not in the log.  KeyError."""
+        """Numbers of the pieces of the key's body that are not in the log.  Without its PUT
+        nobody knows: none.  KeyError."""
+        count = 0 if self.lacks_put(key) else self._chunks[key]
         places = self._index.chunks(key)
-        count = self._chunks[key]
         return [n for n in range(count) if n >= len(places) or places[n] is None]
 
     def head(self, key: int) -> bytes:
@@ -178,29 +195,32 @@ class Audit:
 
     def body(self, key: int) -> Iterator[bytes]:
         """The pieces in order, each verified.  Raises as head() does, also between two."""
+        self._put(key)  # nothing of one that is damaged
         if self.missing(key):
-            raise CorruptFrame(0, f"key {key} misses pieces {self.missing(key)}")
+            raise CorruptFrame(None, f"key {key} misses pieces {self.missing(key)}")
         yield from self.remains(key)
 
     def remains(self, key: int) -> Iterator[bytes]:
-        """What is left of the body: as body(), without the pieces that are missing."""
-        put = self._put(key)
-        for seq, place in enumerate(self._index.chunks(key)[: put.chunks]):
+        """What is left of the body: as body(), without the parts that are missing."""
+        put = None if self.lacks_put(key) else self._put(key)
+        chunks = self._index.chunks(key)
+        for seq, place in enumerate(chunks if put is None else chunks[: put.chunks]):
             if place is not None:
                 yield next(
                     record.piece
                     for record in self._batch(place)
                     if type(record) is Chunk and record.key == key and record.seq == seq
                 )
-        yield put.body
+        if put is not None:
+            yield put.body
 
     def _put(self, key: int) -> Put:
-        if key not in self:
-            raise KeyError(key)
+        if self.lacks_put(key):
+            raise CorruptFrame(None, f"the record of key {key} is not in the log")
         for record in self._batch(self._index.place(key)):
             if type(record) is Put and record.key == key:
                 return record
-        raise CorruptFrame(0, f"no record of key {key}")
+        raise CorruptFrame(None, f"no record of key {key}")
 
     def _batch(self, place: Place) -> list[AnyRecord]:
         try:
@@ -219,20 +239,62 @@ class Audit:
     # Reading.
 
     def _read_all(self, tell: Progress) -> None:
-        self._read_new(tell)
+        # Before the log: what is written meanwhile comes behind it, and is read.
+        checkpoint = self._find_checkpoint()
+        try:
+            present = self._read_new(tell)
+            if self.holder is not None:
+                # The holder went on meanwhile.  A segment it removed took only dead keys with
+                # it, and their ends are in what it wrote before: so look which are there, then
+                # read that.
+                present = self._read_new(lambda done, total: None)
+                self._left = {
+                    key
+                    for keys in self._index.slices()
+                    for key in keys
+                    if self._index.place(key).segment not in present
+                }
+                self._sizes = {n: size for n, size in self._sizes.items() if n in present}
+            if checkpoint is not None:
+                self._admit(checkpoint, present)
+        finally:
+            if checkpoint is not None:
+                checkpoint.close()
         if self.holder is None:
             self._index.forget_orphans(self._index.last_key)
-            return
-        # The holder went on meanwhile.  A segment it removed took only dead keys with it, and
-        # their ends are in what it wrote before: so look which are there, then read that.
-        present = self._read_new(lambda done, total: None)
-        self._left = {
-            key
-            for keys in self._index.slices()
-            for key in keys
-            if self._index.place(key).segment not in present
-        }
-        self._sizes = {n: size for n, size in self._sizes.items() if n in present}
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """The one that a start would use; it is not told what ails another."""
+        try:
+            checkpoint = Checkpoint(self._files, survey(self._files, _silent()).secret)
+        except (CorruptFrame, OSError):
+            return None
+        try:
+            # Not as it stood for the secret: the holder may have written both since.
+            reason = misfit(self._files, survey(self._files, _silent()), checkpoint.covered)
+            for _ in () if reason else checkpoint.verify():
+                pass
+        except (CorruptFrame, OSError) as error:
+            reason = str(error)
+        if reason:
+            checkpoint.close()
+            return None
+        self._covered_to = checkpoint.covered.position.segment, checkpoint.covered.position.end
+        return checkpoint
+
+    def _admit(self, checkpoint: Checkpoint, present: set[int]) -> None:
+        """Take in the checkpoint's keys of which the log has no PUT, as a start does: those that
+        were not ended behind it, and whose segment is there.
+
+        Its chunks are not: of those the log must have its own.
+        """
+        if not self._tail_frames:
+            # Nothing can have ended since: a segment that is gone was not removed by us.
+            present = present | checkpoint.covered.rows.keys()
+        for block in checkpoint.content():
+            if block[0] == KEYS:
+                self._index.admit(block, present)
+        self._index.expect_no_more(present)
 
     def _read_new(self, tell: Progress) -> set[int]:
         """Read what was not read yet.  → numbers of the segments there were at the beginning."""
@@ -284,6 +346,9 @@ class Audit:
                 continue
             place, batch = found
             count += 1
+            if self._covered_to is not None and place[:2] >= self._covered_to:
+                self._tail_frames += 1
+                self._index.expect(_ANY_KEY)  # to come, by the checkpoint
             self._index.apply(place, batch)
             for record in batch:
                 if type(record) is Put:

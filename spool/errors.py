@@ -45,9 +45,10 @@ class SpoolOwner(SpoolError):
 
 
 class CorruptFrame(SpoolError):
-    """Bytes that should be a frame and are not.  `offset` in bytes; `reason` is for people."""
+    """Bytes that should be a frame and are not.  `offset` in bytes, None for what is nowhere;
+    `reason` is for people."""
 
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(f"{reason} at offset {offset}")
+    def __init__(self, offset: int | None, reason: str) -> None:
+        super().__init__(reason if offset is None else f"{reason} at offset {offset}")
         self.offset = offset
         self.reason = reason

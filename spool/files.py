@@ -27,17 +27,18 @@ def is_full(error: OSError) -> bool:
 
 
 class Files:
-    """The directory at `path`, created 0700 when missing.  Raises SpoolOwner, OSError.
+    """The directory at `path`, created 0700 when missing.  Raises SpoolOwner, OSError; the
+    latter for a link, too, unless it may `follow` one.
 
     `sync(fd)` makes file content durable (and directory entries, for a directory's descriptor);
     it alone may take long, and touches nothing but the descriptor.
     """
 
-    def __init__(self, path: str, sync: Callable[[int], None]) -> None:
+    def __init__(self, path: str, sync: Callable[[int], None], *, follow: bool = True) -> None:
         self._path = path
         self._sync = sync
         self._lock = -1
-        self._directory = _open_directory(path, sync)
+        self._directory = _open_directory(path, sync, follow)
 
     def tighten(self, logger: logging.Logger) -> None:
         """Take away what others may do with the directory.  Files in it are made 0600."""
@@ -157,8 +158,9 @@ class Files:
         os.close(fd)
 
     def subdirectory(self, name: str) -> "Files":
-        """The directory `name` in this one, created 0700 when missing.  SpoolOwner, OSError."""
-        return Files(os.path.join(self._path, name), self._sync)
+        """The directory `name` in this one, created 0700 when missing.  SpoolOwner, OSError, also
+        for a link."""
+        return Files(os.path.join(self._path, name), self._sync, follow=False)
 
     def close(self) -> None:
         """Let go of the directory and the lock."""
@@ -168,7 +170,7 @@ class Files:
         self._lock = self._directory = -1
 
 
-def _open_directory(path: str, sync: Callable[[int], None]) -> int:
+def _open_directory(path: str, sync: Callable[[int], None], follow: bool) -> int:
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     try:
@@ -176,7 +178,8 @@ def _open_directory(path: str, sync: Callable[[int], None]) -> int:
         created = True
     except FileExistsError:
         created = False
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    no_link = 0 if follow else os.O_NOFOLLOW
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | no_link)
     owner = os.fstat(fd).st_uid
     if owner != os.geteuid():
         os.close(fd)

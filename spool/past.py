@@ -106,7 +106,7 @@ class Past:
         except (CorruptFrame, OSError) as error:
             self._logger.warning("spool: the checkpoint is of no use: %s", error)
             return None
-        reason = _misfit(self._files, self.found, checkpoint.covered)
+        reason = misfit(self._files, self.found, checkpoint.covered)
         if reason:
             self._logger.warning("spool: the checkpoint is of no use: %s", reason)
             checkpoint.close()
@@ -114,7 +114,7 @@ class Past:
         return checkpoint
 
 
-def _misfit(files: Files, found: Survey, covered: Covered) -> str:
+def misfit(files: Files, found: Survey, covered: Covered) -> str:
     """Why a checkpoint does not go with the segments there are; "" when it does.
 
     Segments that it knows of may be gone, for nothing in them was needed any more.

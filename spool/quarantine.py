@@ -73,7 +73,8 @@ class Quarantine:
 def set_aside(path: str | os.PathLike[str], name: str, parts: Iterable[bytes]) -> None:
     """Keep `parts` as the file `name` in the quarantine of the spool at `path`, durably, in place
     of one of that name.  For whoever has the spool; without a bound.  OSError, SpoolOwner."""
-    with contextlib.closing(Files(os.path.join(path, QUARANTINE), os.fdatasync)) as directory:
+    kept = os.path.join(path, QUARANTINE)
+    with contextlib.closing(Files(kept, os.fdatasync, follow=False)) as directory:
         if name in directory.names():
             directory.remove(name)
         _write(directory, name, parts)

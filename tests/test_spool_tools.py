@@ -13,7 +13,7 @@ from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolStore
 from gwrelay.queue.store import Doubt, Host, NewMessage, encode_state, first_state
 from spool import Drop, Put, Spool
-from spool.segment import FIRST, name_of
+from spool.segment import FIRST, Header, header_block, name_of
 from support.spools import forget_checkpoint
 
 ENVELOPE = Envelope("me@example.com", (Recipient("you@a.example"), Recipient("they@b.example")))
@@ -163,6 +163,7 @@ def test_verify_names_the_place_and_the_message_of_a_flipped_byte(top, capsys):
     names = filled(top / "worker-0")
     offset, length = frames(segment_of(top).read_bytes())[1]
     flip(segment_of(top), offset + length - 1)
+    forget_checkpoint(top / "worker-0")
     before = picture(top)
     status, printed = asked(capsys, "verify", "--spool", top)
     (worker,) = printed["workers"]
@@ -336,6 +337,23 @@ def test_content_of_a_message_that_is_not_there_is_status_1(top, capsys):
     assert captured.err == f"gwrelay: error: message {message_name(5)} is not in the spool\n"
 
 
+def test_content_that_misses_pieces_is_refused_without_an_offset(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=2).unlink()
+    assert run(["spool", "dump", "--spool", str(top), "--content", name]) == 1
+    assert capsys.readouterr().err.endswith(" misses pieces [1]\n")
+
+
+def test_dump_is_oldest_first_over_all_workers(top, capsys):
+    late = filled(top / "worker-0", 2, now=1_700_000_000.0)
+    early = filled(top / "worker-1", 1, now=1_600_000_000.0)
+    latest = filled(top / "worker-2", 1, now=1_800_000_000.0)
+    assert run(["spool", "dump", "--spool", str(top)]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [message["id"] for message in found] == early + late + latest
+    assert [message["worker"][-1] for message in found] == ["1", "0", "0", "2"]
+
+
 # What is on hold.
 
 
@@ -395,6 +413,78 @@ def test_repair_drops_what_is_held_for_an_envelope_that_makes_no_sense(top, caps
     assert [message["id"] for message in printed["workers"][0]["messages"]] == [name]
     assert (top / "worker-0" / "quarantine" / f"repair-{name}.content").read_bytes() == b"body"
     assert asked(capsys, "stat", "--spool", top)[1]["workers"][0]["messages"] == 0
+
+
+# A message of which the log has lost the record, and the checkpoint has the key.
+
+
+def with_lost_record(directory):
+    """Three messages, the second's PUT damaged.  → its name, and the others'."""
+    first, name, last = filled(directory)
+    offset, length = frames((directory / name_of(1)).read_bytes())[1]
+    flip(directory / name_of(1), offset + length - 1)
+    return name, [first, last]
+
+
+LOST_RECORD = "its record is damaged or lost"
+
+
+def test_verify_and_dump_list_a_message_whose_record_is_lost(top, capsys):
+    name, (first, last) = with_lost_record(top / "worker-0")
+    status, printed = asked(capsys, "verify", "--spool", top)
+    (worker,) = printed["workers"]
+    assert (status, worker["messages"]) == (1, 3)
+    assert worker["held_messages"] == [{"id": name, "reasons": [LOST_RECORD]}]
+    assert worker["incomplete_messages"] == []
+    assert run(["spool", "verify", "--spool", str(top)]) == 1
+    assert f"worker-0: message {name} is held: {LOST_RECORD}\n" in capsys.readouterr().out
+    assert run(["spool", "dump", "--spool", str(top)]) == 1
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [message["id"] for message in found] == [first, name, last]
+    assert run(["spool", "dump", "--spool", str(top), name]) == 1
+    described = json.loads(capsys.readouterr().out)
+    assert described == found[1]
+    assert (described["damaged"], "envelope" in described) == (LOST_RECORD, False)
+    assert [part["destination"] for part in described["open"]] == ["a.example", "b.example"]
+    assert run(["spool", "dump", "--spool", str(top), "--content", name]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"gwrelay: error: message {name} is damaged: the record ")
+
+
+def test_verify_finds_a_message_that_vanished_with_its_whole_segment(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=4).unlink()
+    status, printed = asked(capsys, "verify", "--spool", top)
+    (worker,) = printed["workers"]
+    assert (status, worker["findings"], worker["whole"]) == (1, [], False)
+    assert worker["held_messages"] == [{"id": name, "reasons": [LOST_RECORD]}]
+
+
+def test_repair_drops_a_message_whose_record_is_lost(top, capsys):
+    name, others = with_lost_record(top / "worker-0")
+    _, printed = asked(capsys, "repair", "--dry-run", "--spool", top)
+    assert [message["id"] for message in printed["workers"][0]["messages"]] == [name]
+    assert run(["spool", "repair", "--spool", str(top)]) == 0
+    assert capsys.readouterr().out == (
+        f"worker-0: message {name} dropped: {LOST_RECORD}; "
+        f"see quarantine/repair-{name}.json and .content\n"
+    )
+    report = json.loads((top / "worker-0" / "quarantine" / f"repair-{name}.json").read_bytes())
+    assert report == printed["workers"][0]["messages"][0]
+    store = SpoolStore(Spool(top / "worker-0"))
+    assert [message_name(key) for batch in store.load() for key, _ in batch] == others
+    store.close()
+    run(["spool", "repair", "--spool", str(top)])
+    assert capsys.readouterr().out == "worker-0: nothing to repair\n"
+
+
+def test_repair_keeps_the_pieces_of_a_message_whose_record_is_lost(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=4).unlink()
+    assert asked(capsys, "repair", "--spool", top)[0] == 0
+    kept = top / "worker-0" / "quarantine" / f"repair-{name}.content"
+    assert kept.read_bytes() == b"0" * 1500 + b"1" * 1500 + b"2" * 1500
 
 
 # repair.
@@ -465,6 +555,49 @@ def test_repair_drops_nothing_it_cannot_report(top, capsys):
         f"gwrelay: error: message {name} is kept: no report of it: "
     )
     assert asked(capsys, "dump", "--spool", top)[1]["id"] == name
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_was_repaired_is_told_though_a_later_worker_fails(top, as_json, capsys):
+    names = [filled_in_pieces(top / f"worker-{n}") for n in range(2)]
+    for n in range(2):
+        segment_of(top, f"worker-{n}", number=2).unlink()
+    (top / "worker-1" / "quarantine").write_text("in the way")
+    assert run(["spool", "repair", "--spool", str(top), *["--json"] * as_json]) == 1
+    captured = capsys.readouterr()
+    assert f"gwrelay: error: message {names[1]} is kept: " in captured.err
+    if as_json:
+        printed = json.loads(captured.out)
+        assert printed["spool"] == str(top)
+        assert [worker["worker"] for worker in printed["workers"]] == ["worker-0"]
+    else:
+        (line,) = captured.out.splitlines()
+        assert line.startswith(f"worker-0: message {names[0]} dropped: ")
+
+
+def test_repair_writes_nothing_through_a_link(top, tmp_path, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=2).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    (top / "worker-0" / "quarantine").symlink_to(tmp_path / "elsewhere")
+    assert run(["spool", "repair", "--spool", str(top)]) == 1
+    assert f"message {name} is kept: no report of it: " in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert asked(capsys, "dump", "--spool", top)[1]["id"] == name
+
+
+def test_a_start_keeps_nothing_aside_through_a_link(top, tmp_path, caplog):
+    names = filled(top / "worker-0")
+    offset, length = frames(segment_of(top).read_bytes())[1]
+    flip(segment_of(top), offset + length - 1)
+    forget_checkpoint(top / "worker-0")
+    (tmp_path / "elsewhere").mkdir()
+    (top / "worker-0" / "quarantine").symlink_to(tmp_path / "elsewhere")
+    log = Spool(top / "worker-0")
+    assert [message_name(key) for key, _ in log.items()] == [names[0], names[2]]
+    log.close()
+    assert "could not be kept aside" in caplog.text
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 # compact.
@@ -542,6 +675,27 @@ def test_a_mistake_is_one_line_and_status_2(top, command, capsys):
         captured = capsys.readouterr()
         assert (captured.out, captured.err) == ("", f"gwrelay: error: {line}\n")
     assert list(top.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["stat", "verify", "dump", "repair", "compact"])
+def test_a_spool_of_a_newer_version_is_status_2_and_left_as_it_is(top, command, capsys):
+    (top / "worker-0").mkdir(mode=0o755)
+    segment_of(top).write_bytes(header_block(Header(9, 1, bytes(16))))
+    before = picture(top)
+    assert run(["spool", command, "--spool", str(top)]) == 2
+    assert capsys.readouterr().err == (
+        f"gwrelay: error: --spool: cannot read {top}/worker-0: "
+        f"spool {top}/worker-0 has format version 9; this program knows up to 1\n"
+    )
+    assert picture(top) == before
+
+
+def test_a_spool_that_was_never_written_to_is_an_empty_one(tmp_path, capsys):
+    Spool(tmp_path / "library").close()
+    assert run(["spool", "verify", "--spool", str(tmp_path / "library")]) == 0
+    assert capsys.readouterr().out == "library: whole: 0 segments, 0 frames, 0 messages\n"
+    assert run(["spool", "repair", "--spool", str(tmp_path / "library")]) == 0
+    assert capsys.readouterr().out == "library: nothing to repair\n"
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "il0000000000u", "0" * 14, "001k0xanxg8zé"])

@@ -1,6 +1,7 @@
 """audit.py: what a damaged log says of itself, and that looking changes nothing."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from spool.audit import (
     Finding,
     keys_named,
 )
+from spool.checkpoint import NAME
 from spool.frame import Record, encode, header
 from spool.segment import FIRST, Header, header_block, name_of
 from spool.viewing import Viewed, holder_in
@@ -203,7 +205,134 @@ def test_what_is_wrong_with_a_whole_file_is_said(tmp_path: Path, damage: str) ->
     found = findings(tmp_path)
     assert found == expected
     with Audit(tmp_path) as audit:
-        assert audit.keys() == ([1, 2, 3, 4] if damage == "header" else [1, 3, 4])
+        keys = audit.keys()
+    # By the checkpoint a start holds a key of what is gone for damaged, while it has not written.
+    assert keys == ([1, 2, 3, 4] if damage in ("header", "misnamed") else [1, 3, 4])
+    spool = Spool(tmp_path)
+    assert [key for key, _ in spool.items()] == keys
+    spool.close()
+
+
+# What lives by the checkpoint.
+
+
+def damage_frame(path: Path, frame: int) -> None:
+    """The last byte of one of the frames of BATCHES."""
+    file = path / name_of(1)
+    flip(file, frame_ends(file.read_bytes())[frame + 1] - 1)
+
+
+def started(path: Path) -> dict[int, bytes]:
+    """What a start finds of a copy of the spool: its keys and their states."""
+    copy = path.parent / "copy"
+    shutil.copytree(path, copy)
+    spool = Spool(copy)
+    found = dict(spool.items())
+    spool.close()
+    shutil.rmtree(copy)
+    return found
+
+
+def test_a_key_whose_put_is_damaged_lives_by_the_checkpoint_as_at_a_start(path: Path) -> None:
+    damage_frame(path, 0)
+    with Audit(path) as audit:
+        assert [found.named for found in audit.findings] == [(("PUT", 1),)]
+        assert {key: audit.state(key) for key in audit.keys()} == started(path)  # noqa: SIM118
+        assert [key for key in (1, 3, 4) if audit.lacks_put(key)] == [1]
+        assert audit.state(1) == b"one again"
+        assert audit.missing(1) == []
+        assert list(audit.remains(1)) == []
+        with pytest.raises(CorruptFrame, match=r"key 1 is not in the log$"):
+            audit.head(1)
+        with pytest.raises(CorruptFrame):
+            next(audit.body(1))
+        with pytest.raises(KeyError):
+            audit.lacks_put(2)
+
+
+def test_the_pieces_of_a_key_without_its_put_are_what_remains(path: Path) -> None:
+    damage_frame(path, 4)
+    with Audit(path) as audit:
+        assert list(audit.remains(3)) == [b"piece 0", b"piece 1"]
+
+
+def test_a_damaged_piece_is_missed_though_the_checkpoint_knows_its_place(path: Path) -> None:
+    damage_frame(path, 3)
+    with Audit(path) as audit:
+        assert audit.missing(3) == [0, 1]
+
+
+@pytest.mark.parametrize("end", [Drop(1), Amend(1, b"newer"), Put(1, b"new", b"", b"")])
+def test_what_stands_behind_the_checkpoint_counts_for_such_a_key_too(
+    path: Path, end: Record
+) -> None:
+    checkpoint = (path / NAME).read_bytes()
+    spool = Spool(path)
+    spool.write([end])
+    spool.close()
+    (path / NAME).write_bytes(checkpoint)  # a killed process writes none
+    damage_frame(path, 0)
+    with Audit(path) as audit:
+        found = {key: audit.state(key) for key in audit.keys()}  # noqa: SIM118
+        assert [key for key in found if audit.lacks_put(key)] == [1] * isinstance(end, Amend)
+    assert found == started(path)
+    states = {Drop: None, Amend: b"newer", Put: b"new"}
+    assert found.get(1) == states[type(end)]
+
+
+@pytest.mark.parametrize("fault", ["first block", "last block", "stale", "another spool's"])
+def test_a_checkpoint_that_is_of_no_use_is_ignored_as_at_a_start(path: Path, fault: str) -> None:
+    file = path / NAME
+    if fault == "first block":
+        flip(file, 30)
+    elif fault == "last block":
+        flip(file, file.stat().st_size - 1)
+    elif fault == "stale":
+        os.truncate(path / name_of(1), (path / name_of(1)).stat().st_size - 1)
+    else:
+        several(path.parent / "other")
+        file.write_bytes((path.parent / "other" / NAME).read_bytes())
+    damage_frame(path, 0)
+    with Audit(path) as audit:
+        keys = audit.keys()
+    assert 1 not in keys
+    assert keys == [*started(path)]
+
+
+@pytest.mark.parametrize("gone", [2, 4])
+def test_a_key_of_a_vanished_segment_is_held(tmp_path: Path, gone: int) -> None:
+    path = tmp_path / "spool"
+    several(path)
+    (path / name_of(gone)).unlink()
+    with Audit(path) as audit:
+        assert audit.keys() == [*started(path)] == [1, 2, 3, 4]
+        assert audit.lacks_put(gone)
+
+
+def test_a_key_of_a_vanished_segment_has_ended_when_something_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "spool"
+    several(path)
+    checkpoint = (path / NAME).read_bytes()
+    (path / name_of(2)).unlink()
+    spool = Spool(path)
+    spool.write([Put(5, b"", b"", b"")])
+    spool.close()
+    (path / NAME).write_bytes(checkpoint)
+    with Audit(path) as audit:
+        assert audit.keys() == [*started(path)] == [1, 3, 4, 5]
+
+
+def test_the_holder_of_a_key_without_its_put_and_an_audit_beside_it_agree(path: Path) -> None:
+    damage_frame(path, 0)
+    spool = Spool(path)
+    spool.write([Drop(4)])
+    with Audit(path) as audit:
+        assert audit.keys() == [key for key, _ in spool.items()] == [1, 3]
+        assert audit.lacks_put(1)
+    spool.write([Drop(1)])
+    with Audit(path) as audit:
+        assert audit.keys() == [3]
+    spool.close()
 
 
 def test_pieces_in_a_segment_that_vanished_are_missed(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from zlib import crc32
 
+import pytest
+
 import spool
 from spool import Amend, Drop, Put, Spool
 from spool.frame import encode, header
@@ -50,3 +52,18 @@ def test_the_offsets_of_the_example_are_right() -> None:
     _, put, amend, _ = _blocks()
     offsets = [int(found) for found in re.findall(r"^At (\d+)::", TEXT, re.MULTILINE)]
     assert offsets == [1024, 1024 + len(put), 1024 + len(put) + len(amend)]
+
+
+@pytest.mark.parametrize("alike", range(1, 9))
+def test_four_bytes_of_the_tag_behind_the_last_frame_are_a_torn_tail(
+    tmp_path: Path, alike: int
+) -> None:
+    block, put, *_ = _blocks()
+    whole = block.ljust(512, b"\0") * 2 + put
+    tag = bytearray(put[:8])
+    for at in range(8 - alike):
+        tag[at] ^= 0xFF
+    file = tmp_path / name_of(1)
+    file.write_bytes(whole + tag + b"more")
+    Spool(tmp_path).close()
+    assert file.stat().st_size == len(whole) + (12 if alike < 4 else 0)
