@@ -17,9 +17,11 @@ from spool.errors import SpoolError
 from spool.frame import AnyRecord
 from spool.index import Place
 
-#: Bytes read before what is needed of them is copied, in one commit with whatever else waits for
-#: it: what a writer may have to wait for besides.
+#: Bytes or records read before what is needed of them is copied, in one commit with whatever else
+#: waits for it: what a writer may have to wait for besides.  DROPs are small: of these alone, ten
+#: thousand in so many bytes took 0.1 s.
 BITE_BYTES = 256 * 1024
+BITE_RECORDS = 256
 #: Seconds without another try after the disk refused a copy.
 _PAUSE_S = 10.0
 
@@ -108,14 +110,15 @@ class Compactor:
     def _compact(self, number: int) -> Iterator[int]:
         """Bite by bite; yields the bytes of each."""
         bite: list[Frame] = []
-        size = 0
+        size = records = 0
         for place, batch in self._source.frames(number):
             bite.append((place, batch))
             size += place.length
-            if size >= BITE_BYTES:
+            records += len(batch)
+            if size >= BITE_BYTES or records >= BITE_RECORDS:
                 self._source.copy(bite)
                 yield size
-                bite, size = [], 0
+                bite, size, records = [], 0, 0
         if bite:
             self._source.copy(bite)
             yield size

@@ -68,9 +68,10 @@ def test_the_emptiest_segment_above_the_ratio_is_picked(
 class Scripted:
     """A Source with one segment of frames, and a clock that moves as it copies."""
 
-    def __init__(self, frames: int, frame_bytes: int) -> None:
+    def __init__(self, frames: int, frame_bytes: int, records: int = 1) -> None:
         self.left = [Usage(1, frames * frame_bytes, 0)]
-        self._frames = [(Place(1, n * frame_bytes, frame_bytes), ()) for n in range(frames)]
+        batch = [Drop(1)] * records
+        self._frames = [(Place(1, n * frame_bytes, frame_bytes), batch) for n in range(frames)]
         self.bites: list[int] = []
         self.now = 0.0
         self.error: Exception | None = None
@@ -114,6 +115,15 @@ def test_it_is_done_in_bites_that_keep_to_the_rate() -> None:
     # A tenth of a second for each bite, the thousandth that it took included.
     assert rests[:-1] == pytest.approx([0.099] * 25)
     assert compactor.step() is None
+
+
+@pytest.mark.parametrize(("records", "bites"), [(1, [256, 256, 88]), (100, [3] * 200)])
+def test_many_small_records_are_small_bites_too(records: int, bites: list[int]) -> None:
+    source = Scripted(frames=600, frame_bytes=40, records=records)
+    compactor = source.compactor()
+    while compactor.step() is not None:
+        pass
+    assert source.bites == bites
 
 
 def test_a_disk_that_refuses_is_left_alone_for_a_while() -> None:
