@@ -89,6 +89,7 @@ class Service:
             )
         except StoreFailed as error:
             raise ConfigError(f"--spool {settings.spool}: {error}") from error
+        _close_to_others(directory.parent)
         self._queue = Queue(
             SpoolStore(self._log),
             retry=RetryPolicy(
@@ -242,7 +243,7 @@ def _stage_timeouts(settings: Settings) -> dict[str, float]:
 
 
 def _own_directory(path: str) -> Path:
-    """The worker's directory inside `path`, which is made ours alone.
+    """The worker's directory inside `path`.
 
     Refuses one that belongs to somebody else, or that holds other things: closing a
     stranger's directory to everybody would be no service.
@@ -264,10 +265,14 @@ def _own_directory(path: str) -> Path:
     strange = [n for n in names if not n.startswith("worker-") and n != "lost+found"]
     if strange:
         raise ConfigError(f"--spool {path}: not a spool, it holds {sorted(strange)[0]!r}")
-    if about.st_mode & 0o077:
-        logger.warning("spool %s was open to others; its mode is 0700 now", path)
-        top.chmod(0o700)
     return top / "worker-0"
+
+
+def _close_to_others(top: Path) -> None:
+    """When it is known that the spool is for us: one of a newer program is left as it is."""
+    if top.stat().st_mode & 0o077:
+        logger.warning("spool %s was open to others; its mode is 0700 now", top)
+        top.chmod(0o700)
 
 
 def _raise_file_limit(settings: Settings) -> None:

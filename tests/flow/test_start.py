@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spool.segment import SECRET_BYTES, VERSION, Header, header_block, name_of
 from support.clients import submit
 from support.gateway import Gateway, StartGateway, expected_once
 from support.peer import Peer
@@ -42,6 +43,20 @@ def test_a_directory_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_pa
     line = refused(Gateway(tmp_path / "gateway", spool=spool))
     assert line == f"gwrelay: error: --spool {spool}: not a spool, it holds 'letters'"
     assert stat.S_IMODE(spool.stat().st_mode) == 0o755
+
+
+def test_a_spool_of_a_newer_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    top = tmp_path / "mail"
+    (top / "worker-0").mkdir(parents=True)
+    segment = top / "worker-0" / name_of(1)
+    segment.write_bytes(header_block(Header(VERSION + 1, 1, bytes(SECRET_BYTES))))
+    for path in (top, segment.parent):
+        path.chmod(0o755)
+    line = refused(Gateway(tmp_path / "gateway", spool=top))
+    assert line.startswith(f"gwrelay: error: --spool {top}: ")
+    assert f"format version {VERSION + 1}" in line
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (top, segment.parent)] == [0o755] * 2
+    assert os.listdir(segment.parent) == [segment.name]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
