@@ -18,7 +18,7 @@ from spool import segment as segments
 from spool.checkpoint import KEYS, Checkpoint
 from spool.errors import CorruptFrame
 from spool.frame import HEADER, AnyRecord, Chunk, Drop, Put, Seal, decode
-from spool.index import Index, Place
+from spool.index import ANY_KEY, Index, Place
 from spool.past import misfit
 from spool.recovery import (
     Gap,
@@ -46,8 +46,6 @@ _KINDS = {1: "PUT", 2: "AMEND", 3: "DROP", 4: "CHUNK"}
 #: Bytes of one damaged stretch that are searched for the keys they name.
 _SEARCHED_BYTES = 16 * 1024 * 1024
 _WINDOW = 1024 * 1024
-#: Above every key.
-_ANY_KEY = 1 << 64
 
 Progress = Callable[[int, int], None]
 
@@ -348,7 +346,7 @@ class Audit:
             count += 1
             if self._covered_to is not None and place[:2] >= self._covered_to:
                 self._tail_frames += 1
-                self._index.expect(_ANY_KEY)  # to come, by the checkpoint
+                self._index.expect(ANY_KEY)  # to come, by the checkpoint
             self._index.apply(place, batch)
             for record in batch:
                 if type(record) is Put:

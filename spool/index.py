@@ -33,6 +33,8 @@ _CHUNK = struct.Struct("<IIII")
 _OVERHEAD = 32
 
 
+#: Above every key.
+ANY_KEY = 1 << 64
 #: Keys in one block of a checkpoint, and in one step of whatever goes through all of them.
 SLICE_KEYS = 2000
 

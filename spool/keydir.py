@@ -35,12 +35,12 @@ class Keydir:
         self.table(key)[key] = value
 
     def get(self, key: int) -> bytes | None:
-        table = self._tables.get(key >> _BITS)
+        table = self.find(key)
         return None if table is None else table.get(key)
 
     def pop(self, key: int) -> bytes | None:
         """None when it is not there."""
-        table = self._tables.get(key >> _BITS)
+        table = self.find(key)
         value = None if table is None else table.pop(key, None)
         if not table and value is not None:
             del self._tables[key >> _BITS]

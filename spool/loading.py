@@ -16,13 +16,10 @@ from itertools import islice
 from spool.checkpoint import KEYS, Checkpoint
 from spool.errors import CorruptFrame
 from spool.frame import AnyRecord
-from spool.index import SLICE_KEYS, Index, Place
+from spool.index import ANY_KEY, SLICE_KEYS, Index, Place
 from spool.log import Log
 from spool.past import Past
 from spool.waiting import Lock, locked
-
-#: Above every key.
-_ANY_KEY = 1 << 64
 
 
 class Loader:
@@ -68,7 +65,7 @@ class Loader:
         """The log's tail, from its beginning: said twice, it says the same."""
         checkpoint = yield from self._sound_checkpoint()
         if checkpoint is not None:
-            self._index.expect(_ANY_KEY)
+            self._index.expect(ANY_KEY)
             self.is_covered = True
         for _ in self._past.replay(self._apply):
             yield []
