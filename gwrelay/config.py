@@ -298,7 +298,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     connect_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "connect-timeout", TIMEOUT, "30s", "For the TCP connection.")]
     banner_timeout_s: Annotated[float, Setting(
-        TIMEOUTS, "banner-timeout", TIMEOUT, "300s", "For the greeting.")]
+        TIMEOUTS, "banner-timeout", TIMEOUT, "300s",
+        "For the greeting; at most 60s while other hosts of the destination are left to ask.")]
     ehlo_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "ehlo-timeout", TIMEOUT, "300s", "For the reply to EHLO or HELO.")]
     starttls_timeout_s: Annotated[float, Setting(

@@ -7,6 +7,8 @@ recipients it speaks about, for the host's bad-host mark, and for the session (R
 only costs time.
 """
 
+import re
+from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
@@ -46,28 +48,29 @@ MAIL, RCPT, DATA, CONTENT, DOT = "mail", "rcpt", "data", "content", "dot"
 RSET, QUIT = "rset", "quit"
 
 #: Classes of replies, as columns of the table.  LEAVING announces a close (421, RFC 5321 3.8).
-#: BAFFLED is "I do not understand you", which tells nothing about the mail.  ODD is no reply one
-#: may give here.  LOST is none at all: closed, timed out, or no SMTP.
-POSITIVE, GO_AHEAD, LATER, LEAVING, NO, BAFFLED, ODD, LOST = range(8)
+#: BLOCKED is a "no" that names our own address: it is about us, not about the mail.  BAFFLED is
+#: "I do not understand you", which tells nothing about the mail.  ODD is no reply one may give
+#: here.  LOST is none at all: closed, timed out, or no SMTP.
+POSITIVE, GO_AHEAD, LATER, LEAVING, NO, BLOCKED, BAFFLED, ODD, LOST = range(9)
 
 # A cell is three letters.  For the recipients: . go on, + delivered, ~ deferred, x failed,
 # ? deferred and in doubt.  For the host: o alive, - passed over, ! bad.  For the session:
 # = goes on, # closes.
 _TABLE = """
-            2xx  354  4xx  421  5xx  50x  odd  lost
-  dns       ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
-  connect   ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#
-  banner    .-=  ~!#  ~!#  ~!#  ~-#  ~-#  ~!#  ~!#
-  ehlo      .-=  ~!#  ~!#  ~!#  ~-=  ~-=  ~!#  ~!#
-  starttls  .-=  ~-#  ~-=  ~!#  ~-=  ~-=  ~-#  ~-#
-  auth      .-=  ~!#  ~!=  ~!#  ~!=  ~!=  ~!#  ~!#
-  mail      .o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ~-#
-  rcpt      .o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ~o#
-  data      ~o#  .o=  ~o=  ~o#  xo=  ~o#  ~o#  ~o#
-  content   ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#
-  dot       +o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ?o#
-  rset      .-=  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
-  quit      .-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+            2xx  354  4xx  421  5xx  us   50x  odd  lost
+  dns       ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+  connect   ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#
+  banner    .-=  ~!#  ~!#  ~!#  ~-#  ~-#  ~-#  ~!#  ~!#
+  ehlo      .-=  ~!#  ~!#  ~!#  ~-=  ~-=  ~-=  ~!#  ~!#
+  starttls  .-=  ~-#  ~-=  ~!#  ~-=  ~-=  ~-=  ~-#  ~-#
+  auth      .-=  ~!#  ~!=  ~!#  ~!=  ~!=  ~!=  ~!#  ~!#
+  mail      .o=  ~o#  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ~-#
+  rcpt      .o=  ~o#  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ~o#
+  data      ~o#  .o=  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ~o#
+  content   ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#
+  dot       +o=  ~o#  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ?o#
+  rset      .-=  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+  quit      .-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
 """
 # An EHLO that is refused is followed by HELO in the same session (RFC 5321 3.2).  After a refused
 # STARTTLS or AUTH the session is sound, whatever policy makes of it.  A host whose TLS fails may do
@@ -92,8 +95,8 @@ _VERDICTS: dict[str, tuple[Verdict, ...]] = {
 _ABOUT_THE_COMMAND = frozenset((500, 501, 502, 503, 504, 555))
 
 
-def class_of(reply: Reply) -> int:
-    """The column for `reply`.
+def class_of(reply: Reply, our_addresses: Collection[str] = ()) -> int:
+    """The column for `reply`, said to one of `our_addresses`.
 
     "501 5.1.3" and the like are clear refusals; a bare 501, or one with the protocol's own
     statuses (RFC 3463 3.6: x.5.x), says that the two ends have lost step.
@@ -111,11 +114,23 @@ def class_of(reply: Reply) -> int:
         return ODD
     if code in _ABOUT_THE_COMMAND and reply.status[2:4] in ("", "5."):
         return BAFFLED
+    # x.1.x and x.2.x speak of an address or a mailbox (RFC 3463 3.2, 3.3), whomever else they name.
+    if our_addresses and reply.status[2:4] not in ("1.", "2.") and _names(reply, our_addresses):
+        return BLOCKED
     return NO
 
 
-def verdict_on(stage: str, reply: Reply) -> Verdict:
-    return _VERDICTS[stage][class_of(reply)]
+def _names(reply: Reply, addresses: Collection[str]) -> bool:
+    """Whether one of these IP addresses is in the text: "client host [192.0.2.1] blocked"."""
+    text = reply.text.lower()
+    return any(
+        re.search(rf"(?<![\w.:]){re.escape(address.lower())}(?![\w:]|\.\w)", text)
+        for address in addresses
+    )
+
+
+def verdict_on(stage: str, reply: Reply, our_addresses: Collection[str] = ()) -> Verdict:
+    return _VERDICTS[stage][class_of(reply, our_addresses)]
 
 
 def verdict_on_loss(stage: str) -> Verdict:

@@ -118,8 +118,10 @@ class ManagedRelayerMixin:
         doubt = delivery.doubt
         unreached: Outcome | None = None
         sessions = 0
-        for candidate in self._candidates(doubt):
-            pending = [n for n in delivery.recipients if may_ask_another(told.get(n), doubt)]
+        candidates = self._candidates(doubt)
+        for n, candidate in enumerate(candidates, start=1):
+            self._sessions.is_last_resort = n == len(candidates)
+            pending = [r for r in delivery.recipients if may_ask_another(told.get(r), doubt)]
             if not pending or sessions == self._settings.max_sessions:
                 break
             passed_over = self._over(candidate, message, pending)

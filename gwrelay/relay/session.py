@@ -8,6 +8,7 @@ meanwhile is noticed before it can cost anybody an attempt.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 from gwrelay.errors import ConnectionLost
@@ -19,6 +20,10 @@ from gwrelay.relay.greeting import Greeting
 from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for the banner of a host that is not the last one left: RFC 5321 4.5.3.2.1 has five
+#: minutes for it, which an overloaded primary would cost each message that a backup would take.
+HASTY_BANNER_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class RelayerSettings:
     #: "never": such a session is closed instead.
     rset_mode: str = "auto"
 
+    @cached_property
+    def hasty_timeouts_s(self) -> Mapping[str, float]:
+        """`timeouts_s` while there are other hosts to ask."""
+        banner_s = min(self.timeouts_s[outcome.BANNER], HASTY_BANNER_S)
+        return {**self.timeouts_s, outcome.BANNER: banner_s}
+
 
 class Hosts(Protocol):
     """The hosts of one site as they are now: their plan, and their bad-host marks."""
@@ -70,6 +81,8 @@ class SessionKeeper:
         self._settings = settings
         self._greeting = greeting
         self.connection: Connection | None = None
+        #: No other host is left to ask, should the next one not greet us.
+        self.is_last_resort = True
         #: Whom it was opened to.
         self.candidate: Candidate | None = None
         #: Whose host has answered MAIL in the present session.
@@ -139,7 +152,7 @@ class SessionKeeper:
         self.candidate = candidate
         connection = self.connection = Connection(
             settings.hostname,
-            timeouts_s=settings.timeouts_s,
+            timeouts_s=settings.timeouts_s if self.is_last_resort else settings.hasty_timeouts_s,
             reply_max_bytes=settings.reply_max_bytes,
             source=settings.source,
             min_data_rate=settings.min_data_rate,

@@ -16,7 +16,7 @@ import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 
 from gwrelay.errors import ConnectionLost, SessionRefused
@@ -53,6 +53,9 @@ _COMMAND_BYTES = 512
 #: one byte now and then would hold a session for days.
 MIN_DATA_RATE = 500
 
+#: Of a client, as servers write it: [192.0.2.1], [IPv6:2001:db8::1].
+_ADDRESS_LITERAL = re.compile(r"\[(?:IPv6:)?([0-9a-f:.]{3,45})\]", re.IGNORECASE)
+
 #: Why no connection can begin that is nothing about the other end: no descriptor, no memory, no
 #: free port.
 _OURS = frozenset(
@@ -75,6 +78,8 @@ class _Client(smtplib.SMTP):
         self.stage = outcome.CONNECT
         self.reader = ReplyReader(reply_max_bytes)
         self.reply = Reply(0, "", "")
+        #: Where the connection comes from.
+        self.own_address = ""
         self._timeouts_s = timeouts_s
         self._clock: Callable[[], float] = time.monotonic
 
@@ -88,6 +93,7 @@ class _Client(smtplib.SMTP):
             if source:
                 self._bind(sock, source)
             sock.connect((address, port))
+            self.own_address = sock.getsockname()[0]
         except OSError as error:
             self.close()
             ours = error.errno in _OURS
@@ -421,10 +427,18 @@ class Connection:
         client = self._client
         client.stage = stage
         reply = client.read()
-        verdict = self.verdict = outcome.verdict_on(stage, reply)
+        ours = self._our_addresses() if reply.is_permanent else ()
+        verdict = self.verdict = outcome.verdict_on(stage, reply, ours)
         if verdict.closes and not (moot and reply.is_permanent):
             self.spoiled = True
         return reply
+
+    def _our_addresses(self) -> Collection[str]:
+        """As this machine knows them and, where addresses are translated on the way, as the other
+        end sees them: many name the client in their reply to EHLO."""
+        client = self._client
+        greeted = (client.ehlo_resp or client.helo_resp or b"").decode(errors="replace")
+        return {client.own_address, *_ADDRESS_LITERAL.findall(greeted)}
 
     @property
     def has_surplus(self) -> bool:

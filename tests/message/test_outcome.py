@@ -10,14 +10,22 @@ from gwrelay.message.reply import Reply
 STAGES = ("dns", "connect", "banner", "ehlo", "starttls", "auth", "mail", "rcpt", "data",
           "content", "dot", "rset", "quit")  # fmt: skip
 
-#: Replies that belong together, as "code status"; each is a column of the table below.
+US = ("192.0.2.1", "2001:db8::1")
+
+#: Replies that belong together, as "code status", or "code status text"; each is a column of the
+#: table below.
 COLUMNS = {
     "2xx": ("200", "220", "250 2.1.5", "251", "252", "299"),
     "354": ("354",),
     "4xx": ("400", "450 4.2.1", "451", "452 4.5.3", "454", "499", "450 5.1.1"),
     "421": ("421", "421 4.3.2"),
     "5xx": ("505", "521", "550", "550 5.1.1", "552 5.3.4", "554", "599", "550 2.0.0",
-            "500 5.1.1", "501 5.1.3", "502 5.7.1", "503 5.7.0", "504 5.1.8", "555 5.6.7"),
+            "500 5.1.1", "501 5.1.3", "502 5.7.1", "503 5.7.0", "504 5.1.8", "555 5.6.7",
+            "550 5.1.1 nobody here, 192.0.2.1", "552 5.2.2 full, 192.0.2.1",
+            "550 5.7.1 192.0.2.11 or 1192.0.2.1 or 192.0.2.1.rbl.test or 2001:db8::1:2"),
+    "us": ("550 5.7.1 client host [192.0.2.1] blocked", "554 5.7.0 see rbl.test/?ip=192.0.2.1",
+           "521 5.3.2 from 192.0.2.1.", "553 5.7.1 [2001:DB8::1] is listed",
+           "502 5.7.1 not you, 192.0.2.1"),
     "50x": ("500", "500 5.5.2", "501", "501 5.5.4", "502 5.5.1", "503 5.5.1", "504", "555 5.5.4"),
     "odd": ("0", "100", "150", "199", "300", "334", "353", "355", "399", "600", "999"),
 }  # fmt: skip
@@ -26,20 +34,20 @@ COLUMNS = {
 # For the host: "o" its mark is taken away, "-" nothing, "!" it is marked bad.
 # For the session: "=" goes on, "#" carries no other message.
 TABLE = """
-            2xx  354  4xx  421  5xx  50x  odd  lost
-  dns       ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
-  connect   ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#
-  banner    .-=  ~!#  ~!#  ~!#  ~-#  ~-#  ~!#  ~!#
-  ehlo      .-=  ~!#  ~!#  ~!#  ~-=  ~-=  ~!#  ~!#
-  starttls  .-=  ~-#  ~-=  ~!#  ~-=  ~-=  ~-#  ~-#
-  auth      .-=  ~!#  ~!=  ~!#  ~!=  ~!=  ~!#  ~!#
-  mail      .o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ~-#
-  rcpt      .o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ~o#
-  data      ~o#  .o=  ~o=  ~o#  xo=  ~o#  ~o#  ~o#
-  content   ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#
-  dot       +o=  ~o#  ~o=  ~o#  xo=  ~o#  ~o#  ?o#
-  rset      .-=  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
-  quit      .-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+            2xx  354  4xx  421  5xx  us   50x  odd  lost
+  dns       ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+  connect   ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#  ~!#
+  banner    .-=  ~!#  ~!#  ~!#  ~-#  ~-#  ~-#  ~!#  ~!#
+  ehlo      .-=  ~!#  ~!#  ~!#  ~-=  ~-=  ~-=  ~!#  ~!#
+  starttls  .-=  ~-#  ~-=  ~!#  ~-=  ~-=  ~-=  ~-#  ~-#
+  auth      .-=  ~!#  ~!=  ~!#  ~!=  ~!=  ~!=  ~!#  ~!#
+  mail      .o=  ~o#  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ~-#
+  rcpt      .o=  ~o#  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ~o#
+  data      ~o#  .o=  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ~o#
+  content   ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#  ~o#
+  dot       +o=  ~o#  ~o=  ~o#  xo=  ~o=  ~o#  ~o#  ?o#
+  rset      .-=  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
+  quit      .-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#  ~-#
 """
 _HEAD, *_ROWS = (line.split() for line in TABLE.strip().splitlines())
 CELLS = {
@@ -50,8 +58,8 @@ MARKS = {Host.ALIVE: "o", Host.PASSED_OVER: "-", Host.BAD: "!"}
 
 
 def reply(shorthand: str) -> Reply:
-    code, _, status = shorthand.partition(" ")
-    return Reply(int(code), status, "text")
+    code, status, text = (*shorthand.split(" ", 2), "", "text")[:3]
+    return Reply(int(code), status, text)
 
 
 def cell(verdict: Verdict) -> str:
@@ -71,7 +79,7 @@ def test_the_table_has_every_stage() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("column", COLUMNS)
 def test_every_reply_at_every_stage_has_its_verdict(stage: str, column: str) -> None:
-    found = {said: cell(outcome.verdict_on(stage, reply(said))) for said in COLUMNS[column]}
+    found = {said: cell(outcome.verdict_on(stage, reply(said), US)) for said in COLUMNS[column]}
     assert found == dict.fromkeys(COLUMNS[column], CELLS[stage, column])
 
 

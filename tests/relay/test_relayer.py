@@ -11,12 +11,13 @@ from gwrelay.mx.exchanges import Exchange
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.store import Doubt, Host, State
+from gwrelay.relay import session
 from gwrelay.relay.relayer import (
     RelayerSettings,
     SMTPManagedRelayerFactory,
 )
 from support.mail import CONTENT, envelope
-from support.peer import DROP, POLITE, RESET, STALL, Command, Peer, Slow
+from support.peer import DROP, POLITE, RESET, STALL, Command, Pause, Peer, Slow
 from support.relaying import RETRY, Rig, nobody_listens
 
 KINDS = {"2": "delivered", "4": "deferred", "5": "failed"}
@@ -282,6 +283,45 @@ def test_a_host_that_says_nothing_is_passed_over_in_time(peer: Peer, second: Pee
     rig = Rig(peer, second, timeouts_s={**RelayerSettings().timeouts_s, "banner": 0.05})
     assert rig.relay(to("x"))[0].kinds == ["delivered"]
     assert rig.is_bad(peer)
+
+
+def test_a_slow_greeting_costs_less_while_others_are_left_to_ask(
+    peer: Peer, second: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "HASTY_BANNER_S", 0.05)
+    peer.always("CONNECT", STALL)
+    assert Rig(peer, second).relay(to("x"))[0].kinds == ["delivered"]
+
+
+def test_the_last_host_has_all_the_time_for_its_greeting(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "HASTY_BANNER_S", 0.05)
+    peer.always("CONNECT", (Pause(0.2), POLITE))
+    assert Rig(nobody_listens(), peer).relay(to("x"))[0].kinds == ["delivered"]
+
+
+@pytest.mark.parametrize("stage", ["MAIL", "RCPT", "DATA", "."])
+def test_a_refusal_that_names_our_address_is_no_word_on_the_mail(peer: Peer, stage: str) -> None:
+    peer.always(stage, "554 5.7.1 client host [127.0.0.1] blocked using rbl.test")
+    rig = Rig(peer)
+    [end] = rig.relay(to("x"))
+    assert end.kinds == ["deferred"]
+    assert end.settled.report is None
+    assert "blocked using rbl.test" in end.replies[0]
+    assert not rig.is_bad(peer)
+
+
+def test_our_address_is_also_what_the_host_calls_us_by(peer: Peer) -> None:
+    """As when it is translated on the way."""
+    peer.always("EHLO", "250-mx.test hello gw.test [203.0.113.9]\n250 DSN")
+    peer.always("RCPT", "550 5.7.1 203.0.113.9 is on a list")
+    assert Rig(peer).relay(to("x"))[0].kinds == ["deferred"]
+
+
+def test_a_refusal_that_names_another_address_is_one(peer: Peer) -> None:
+    peer.always("RCPT", "550 5.7.1 127.0.0.11 is on a list")
+    assert Rig(peer).relay(to("x"))[0].kinds == ["failed"]
 
 
 def test_hosts_passed_over_use_up_no_session(peer: Peer, second: Peer) -> None:
