@@ -109,3 +109,12 @@ def in_time(state: State, now: float, latest: float) -> State:
             return state
     parts = tuple(part._replace(due_at=min(part.due_at, latest)) for part in state.open)
     return state._replace(arrived_at=min(state.arrived_at, now), open=parts)
+
+
+def with_told(state: State) -> State:
+    """`state`, with nothing in it that nobody was told of."""
+    parts = tuple(
+        part if part.doubt is None else part._replace(doubt=part.doubt._replace(told=True))
+        for part in state.open
+    )
+    return state._replace(open=parts)

@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gwrelay.errors import AccountingError, StoreFailed, StoreFull
 from gwrelay.message import dsn
@@ -27,12 +27,12 @@ from gwrelay.message.outcome import Outcome
 from gwrelay.queue import reports
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.draft import Draft
-from gwrelay.queue.loading import Loading, in_time
+from gwrelay.queue.loading import Loading, in_time, with_told
 from gwrelay.queue.resident import Resident
 from gwrelay.queue.retry import RetryPolicy
-from gwrelay.queue.settlement import Settlement, settle, without_answer
+from gwrelay.queue.settlement import Settlement, left_in_doubt, settle, without_answer
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.standing import Standing
+from gwrelay.queue.standing import Standing, delivery_of
 from gwrelay.queue.store import Host, NewMessage, Open, State, Store, first_state
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,14 @@ class Settled(NamedTuple):
     message: Message | None
     #: The report it caused, now waiting like any other message.
     report: Message | None
+
+
+class EndedInDoubt(Protocol):
+    """Told of each delivery that a crash left in doubt, when it is loaded; as relay's Ended."""
+
+    def __call__(
+        self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
+    ) -> None: ...
 
 
 class Queue:
@@ -82,6 +90,7 @@ class Queue:
         self._relayed = 0
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
+        self.on_in_doubt: EndedInDoubt | None = None
         if load_later:
             self._loading = Loading(store, until=store.next_id())
             return
@@ -365,15 +374,32 @@ class Queue:
                 return
             now = self._clock()
             latest = now + self._retry.longest_delay_s
-            insane = []
+            changed = []
+            in_doubt = []
             for message_id, state in found:
                 sane = in_time(state, now, latest)
                 if sane is not state:
-                    insane.append((message_id, sane))
+                    changed.append((message_id, sane))
+                for part in sane.open:
+                    if part.doubt is not None and not part.doubt.told:
+                        in_doubt.append((message_id, sane, part))
                 self._standing.file(message_id, sane.open)
-            for message_id, sane in insane:
+            if self.on_in_doubt is not None:
+                changed += [(message_id, with_told(state)) for message_id, state, _ in in_doubt]
+            for message_id, sane in changed:
                 self._store.settle(message_id, sane, None)
         self.on_change()
+        for message_id, state, part in in_doubt:
+            self._tell_in_doubt(message_id, state, part)
+
+    def _tell_in_doubt(self, message_id: int, state: State, part: Open) -> None:
+        """An attempt of the process before us ended when that did, behind the final dot."""
+        if self.on_in_doubt is None or part.doubt is None:
+            return
+        delivery = delivery_of(message_id, state, part, part.due_at)
+        settlement, told = left_in_doubt(part, part.doubt)
+        settled = Settled(settlement, self._message_if_readable(message_id), None)
+        self.on_in_doubt(delivery, part.attempts, told, settled)
 
     def _state(self, message_id: int) -> State | None:
         kept = self._resident.get(message_id)

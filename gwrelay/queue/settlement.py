@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from gwrelay.errors import AccountingError
-from gwrelay.message.outcome import Kind, Outcome
+from gwrelay.errors import AccountingError, ConnectionLost
+from gwrelay.message.outcome import DOT, Kind, Outcome, of_loss
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.retry import HOLD, RetryPolicy
 from gwrelay.queue.store import Doubt, Host, Open
@@ -90,11 +90,19 @@ def without_answer(
     delivery: Delivery, host: Host, policy: RetryPolicy, now: float, chance: float
 ) -> Open:
     """What stays of `delivery` if no answer to the final dot, about to be sent to `host`, ever
-    comes: the same as after an attempt that ended in doubt."""
-    doubt = Doubt(host, now)
+    comes: the same as after an attempt that ended in doubt, but that nobody was told."""
+    doubt = Doubt(host, now, told=False)
     held = _doubtful(doubt) if policy.in_doubt == HOLD else ""
     stays = _Stays(held, doubt, in_doubt=True)
     return _part(delivery, delivery.recipients, stays, policy, now, chance)
+
+
+def left_in_doubt(part: Open, doubt: Doubt) -> tuple[Settlement, dict[int, Outcome]]:
+    """How the attempt ended that a crash kept from ending, and what its recipients are told:
+    `part` is what stays, as without_answer() has noted it."""
+    lost = ConnectionLost(DOT, "the gateway ended before an answer came")
+    told = of_loss(lost, doubt.host.exchange, doubt.host.address)
+    return Settlement((part,), {}, frozenset(), False), dict.fromkeys(part.recipients, told)
 
 
 def _stays(delivery: Delivery, told: Outcome, policy: RetryPolicy, now: float) -> _Stays:
@@ -110,7 +118,7 @@ def _stays(delivery: Delivery, told: Outcome, policy: RetryPolicy, now: float) -
 def _doubt_at(noted: Doubt | None, told: Outcome, now: float) -> Doubt:
     """As it was noted before the final dot, if it was: that knows the port too."""
     if noted is not None and noted.host[:2] == (told.exchange, told.address):
-        return noted
+        return noted._replace(told=True)
     return Doubt(Host(told.exchange, told.address), now)
 
 

@@ -156,13 +156,21 @@ class Standing:
         if part.held:
             self._held.add((message_id, number))
             return None
-        return Delivery(
-            message_id,
-            part.destination,
-            part.recipients,
-            min(state.arrived_at, now),
-            state.is_bounce,
-            part.attempts,
-            due_at,
-            part.doubt,
-        )
+        delivery = delivery_of(message_id, state, part, due_at)
+        # No message is from the future.
+        delivery.arrived_at = min(delivery.arrived_at, now)
+        return delivery
+
+
+def delivery_of(message_id: int, state: State, part: Open, due_at: float) -> Delivery:
+    """What `part` of this message becomes when its turn comes."""
+    return Delivery(
+        message_id,
+        part.destination,
+        part.recipients,
+        state.arrived_at,
+        state.is_bounce,
+        part.attempts,
+        due_at,
+        part.doubt,
+    )

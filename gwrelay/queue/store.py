@@ -33,6 +33,9 @@ class Doubt(NamedTuple):
     host: Host
     #: Unix seconds.
     since: float
+    #: An attempt has ended so.  False: noted before the dot, and nobody knows yet that no answer
+    #: came, as after a crash.
+    told: bool = True
 
 
 class Open(NamedTuple):
@@ -126,7 +129,7 @@ _new = tuple.__new__
 
 def encode_state(state: State) -> bytes:
     """msgpack [arrived_at, is_bounce, part, ...].  A part is [destination, recipients, attempts,
-    due_at, held, exchange, address, port, since], without the end of it that is as at first.
+    due_at, held, exchange, address, port, since, told], without the end of it that is as at first.
 
     One of these stays in memory for each message that waits: hence neither names nor defaults.
     `recipients` is a number when they are the first so many, as for one destination.
@@ -157,7 +160,8 @@ def _flattened(part: Open, arrived_at: float) -> tuple[object, ...]:
     count = len(recipients)
     who = count if recipients == _first_recipients(count) else recipients
     if doubt is not None:
-        return destination, who, attempts, due_at, held, *doubt.host, doubt.since
+        untold = () if doubt.told else (False,)
+        return destination, who, attempts, due_at, held, *doubt.host, doubt.since, *untold
     if held:
         return destination, who, attempts, due_at, held
     if attempts or due_at != arrived_at:
@@ -180,8 +184,8 @@ def _first_recipients(count: int) -> tuple[int, ...]:
     return _FIRST_ALONE if count == 1 else tuple(range(count))
 
 
-def _doubt(exchange: str, address: str, port: int, since: float) -> Doubt:
-    return Doubt(Host(exchange, address, port), since)
+def _doubt(exchange: str, address: str, port: int, since: float, told: bool = True) -> Doubt:
+    return Doubt(Host(exchange, address, port), since, told)
 
 
 def encode_message(message: Message) -> bytes:

@@ -100,6 +100,7 @@ class SmartHostSMTPRelayingManager:
         self._changed = Event()
         self._stopping = False
         queue.on_change = self._changed.set
+        queue.on_in_doubt = self._note_end
 
     @property
     def max_messages_per_connection(self) -> int:

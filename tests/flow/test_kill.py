@@ -133,7 +133,11 @@ def test_what_a_kill_caught_between_dot_and_reply_is_in_doubt_at_the_host_it_was
         assert part["due_at"] == doubt["since"] + 2
         assert part["attempts"] == 1
         gateway.start()
-        gateway.wait_for("delivered", recipient="you@there.example")
+        [told] = gateway.wait_for("deferred", in_doubt=True)
+        assert (told["recipient"], told["attempt"]) == ("you@there.example", 1)
+        assert (told["address"], told["due_at"]) == (doubt["address"], part["due_at"])
+        assert "the gateway ended" in told["reply"]
+        gateway.wait_for("delivered", recipient="you@there.example", attempt=2)
         assert first.connections == 1, "another host was asked first"
         [arrival] = peer.messages
         assert arrival.at >= doubt["since"] + 2

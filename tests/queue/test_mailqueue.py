@@ -1,6 +1,7 @@
 """The Queue: what it has accepted and not yet settled, and what it tells the sender."""
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from email import message_from_bytes
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from gwrelay.errors import AccountingError, StoreFailed, StoreFull
 from gwrelay.message.envelope import Message, Recipient
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
-from gwrelay.queue.mailqueue import Queue
+from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
@@ -419,7 +420,7 @@ def test_what_was_noted_in_doubt_is_in_doubt_after_a_restart(
     queue.add_message(envelope("a@b.test", "b@b.test", "c@c.test"), CONTENT)
     delivery = take(queue)["b.test"]
     queue.note_in_doubt(delivery, HOST)
-    assert delivery.doubt == Doubt(HOST, clock.now)
+    assert delivery.doubt == Doubt(HOST, clock.now, told=False)
     noted_at = clock.now
     queue = with_policy(store, clock, in_doubt)
     assert set(take(queue)) == {"c.test"}
@@ -428,7 +429,46 @@ def test_what_was_noted_in_doubt_is_in_doubt_after_a_restart(
     clock.advance(1)
     again = take(queue)["b.test"]
     assert (again.recipients, again.attempts) == ((0, 1), 1)
-    assert again.doubt == Doubt(HOST, noted_at)
+    assert again.doubt == Doubt(HOST, noted_at, told=False)
+
+
+def told_by_a_start(store: MemoryStore, clock: SetClock) -> tuple[Queue, list[tuple[object, ...]]]:
+    """A new queue on what the store has, and what it says on loading it."""
+    queue = Queue(store, retry=POLICY, clock=clock, chance=lambda: 0.5, load_later=True)
+    told: list[tuple[object, ...]] = []
+
+    def tell(
+        delivery: Delivery, attempt: int, outcomes: Mapping[int, Outcome], settled: Settled
+    ) -> None:
+        assert settled.message is not None
+        assert [part.recipients for part in settled.settlement.remaining] == [delivery.recipients]
+        told.append((settled.message.id, attempt, {n: o.in_doubt for n, o in outcomes.items()}))
+
+    queue.on_in_doubt = tell
+    queue.load(threading.Event())
+    return queue, told
+
+
+def test_what_a_crash_left_in_doubt_is_told_once(store: CountingStore, clock: SetClock) -> None:
+    queue = with_policy(store, clock, "wait")
+    message_id = queue.add_message(envelope("a@b.test", "b@b.test", "c@c.test"), CONTENT)
+    queue.note_in_doubt(take(queue)["b.test"], HOST)
+    queue, told = told_by_a_start(store, clock)
+    assert told == [(message_id, 1, {0: True, 1: True})]
+    assert told_by_a_start(store, clock)[1] == []
+    clock.advance(POLICY.in_doubt_wait_s)
+    assert take(queue)["b.test"].doubt == Doubt(HOST, clock.now - POLICY.in_doubt_wait_s)
+
+
+def test_what_was_told_in_doubt_is_not_told_again_by_a_start(
+    store: CountingStore, clock: SetClock
+) -> None:
+    queue = with_policy(store, clock, "wait")
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    queue.note_in_doubt(delivery, HOST)
+    settle(queue, delivery, IN_DOUBT)
+    assert told_by_a_start(store, clock)[1] == []
 
 
 def test_under_hold_what_was_noted_in_doubt_is_held_after_a_restart(
@@ -483,7 +523,7 @@ def test_other_parts_keep_what_was_noted_of_one(store: CountingStore, clock: Set
     state = store.state(message_id)
     assert state is not None
     doubts = {part.destination: part.doubt for part in state.open}
-    assert doubts == {"b.test": Doubt(HOST, clock.now), "c.test": None}
+    assert doubts == {"b.test": Doubt(HOST, clock.now, told=False), "c.test": None}
 
 
 def test_only_what_is_being_relayed_can_be_in_doubt(queue: Queue) -> None:

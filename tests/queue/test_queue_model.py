@@ -135,7 +135,7 @@ class QueueMachine(RuleBasedStateMachine):
     def note_in_doubt(self, pick: int) -> None:
         delivery = self.relaying[pick % len(self.relaying)]
         self.queue.note_in_doubt(delivery, HOST)
-        assert delivery.doubt == Doubt(HOST, self.now)
+        assert delivery.doubt == Doubt(HOST, self.now, told=False)
 
     @precondition(lambda self: self.held)
     @rule(pick=st.integers(0, 1000))

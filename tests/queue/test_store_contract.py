@@ -254,8 +254,9 @@ def test_a_state_survives_being_encoded(state: State) -> None:
         (Open("b.test", (0,), 3, 2000.5), 30),
         (Open("b.test", (2,), 3, 2000.5), 31),
         (Open("b.test", (0,), 3, 2000.5, "", Doubt(Host("mx", "192.0.2.1", 25), 5.5)), 54),
+        (Open("b.test", (0,), 3, 2000.5, "", Doubt(Host("mx", "192.0.2.1", 25), 5.5, False)), 55),
     ],
-    ids=["new", "to a thousand", "deferred", "one of three", "in doubt"],
+    ids=["new", "to a thousand", "deferred", "one of three", "in doubt", "untold"],
 )
 def test_a_state_is_as_small_as_it_says(part: Open, size: int) -> None:
     """It is kept in memory for each message that waits."""

@@ -600,7 +600,7 @@ def test_the_log_has_it_in_doubt_when_the_dot_arrives(peer: Peer) -> None:
     [state] = then
     assert state is not None
     [part] = state.open
-    assert part.doubt == Doubt(Host("mx0.test", peer.host, peer.port), rig.clock.now)
+    assert part.doubt == Doubt(Host("mx0.test", peer.host, peer.port), rig.clock.now, told=False)
     assert part.due_at == rig.clock.now + RETRY.in_doubt_wait_s
 
 
