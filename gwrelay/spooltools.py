@@ -35,6 +35,8 @@ _LONG_BYTES = 64 * 1024 * 1024
 _NO_RECORD = "its record is damaged or lost"
 #: A message that misses pieces, with their numbers.
 _Missing = tuple[int, list[int]]
+#: Takes what was done of one worker's spool.
+_Tell = Callable[[dict[str, Any]], None]
 
 
 def stat(directory: str, *, as_json: bool) -> int:
@@ -113,27 +115,33 @@ def repair(directory: str, *, dry_run: bool, as_json: bool) -> int:
     """
     heading = {"spool": directory, "dry_run": dry_run}
     with _told(heading, lambda worker: _repair_lines(worker, dry_run), as_json) as told:
-        return _each_alone(directory, lambda path: _repaired(path, dry_run), told)
+        return _each_alone(directory, lambda path: _repair(path, dry_run, told))
 
 
-def _repaired(path: Path, dry_run: bool) -> dict[str, Any]:
+def _repair(path: Path, dry_run: bool, tell: _Tell) -> None:
     if dry_run:
         with _audit(path) as audit:
-            return _repairs(path.name, audit)
+            tell(_repairs(path.name, audit))
+        return
     with closing(SpoolStore(_opened(path))) as store, _audit(path) as audit:
         found = _repairs(path.name, audit)
-        for message in found["messages"]:
-            _set_aside(path, audit, message)
-            store.settle(message_id(message["id"]), None, None)
-        store.flush()
-    return found
+        dropped: list[dict[str, Any]] = []
+        try:
+            for message in found["messages"]:
+                _set_aside(path, audit, message)
+                store.settle(message_id(message["id"]), None, None)
+                store.flush()  # one by one: what is told is done, whatever fails next
+                dropped.append(message)
+        finally:
+            if dropped or not found["messages"]:
+                tell(found | {"messages": dropped})
 
 
 def compact(directory: str, ratio: float, *, as_json: bool) -> int:
     """Compact every segment whose dead share is above `ratio`.  0; REFUSED_STATUS, with nothing
     done, while somebody has one of the spools.  What was done before an error is told."""
     with _told({"spool": directory}, _compacted_lines, as_json) as told:
-        return _each_alone(directory, lambda path: _compacted(path, ratio), told)
+        return _each_alone(directory, lambda path: told(_compacted(path, ratio)))
 
 
 def _compacted(path: Path, ratio: float) -> dict[str, Any]:
@@ -193,13 +201,9 @@ class _InUse(Exception):
         return REFUSED_STATUS
 
 
-def _each_alone(
-    directory: str,
-    work: Callable[[Path], dict[str, Any]],
-    tell: Callable[[dict[str, Any]], None],
-) -> int:
-    """`tell` what `work` says of each worker's spool, as soon as it is done.  0; REFUSED_STATUS,
-    with nothing done, while somebody has one of them."""
+def _each_alone(directory: str, work: Callable[[Path], None]) -> int:
+    """`work` on each worker's spool.  0; REFUSED_STATUS, with nothing done, while somebody has one
+    of them."""
     paths = _workers(directory)
     try:
         for path in paths:
@@ -207,7 +211,7 @@ def _each_alone(
             if pid is not None:
                 raise _InUse(path, pid)
         for path in paths:
-            tell(work(path))
+            work(path)
     except _InUse as refusal:
         return refusal.status()
     return 0
@@ -216,7 +220,7 @@ def _each_alone(
 @contextmanager
 def _told(
     heading: dict[str, Any], lines: Callable[[dict[str, Any]], Iterator[str]], as_json: bool
-) -> Iterator[Callable[[dict[str, Any]], None]]:
+) -> Iterator[_Tell]:
     """To be called with what was done of each worker: printed at once as `lines`, or as one JSON
     object at the end, whatever that is."""
     done: list[dict[str, Any]] = []

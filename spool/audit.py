@@ -1,7 +1,8 @@
 """A spool as it stands: what is in it, what lives, what is damaged.  For people and their tools.
 
-All of the log is read, what a checkpoint covers as well; the checkpoint adds the keys of which
-the log has lost the PUT, and which a start holds for living all the same.
+All of the log is read, what a checkpoint covers as well.  Of what it covers the checkpoint has
+the last word, as at a start: on which keys live, though the log may have lost the PUT of one or
+the DROP of another, and on their states.
 
 Changes nothing (see viewing.py), and works while a process has the spool: what that one writes
 meanwhile is partly seen, and what it is just writing is no damage.  Memory as a start takes it.
@@ -9,19 +10,17 @@ meanwhile is partly seen, and what it is just writing is no damage.  Memory as a
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-import msgpack
-
 from spool import segment as segments
-from spool.checkpoint import KEYS, Checkpoint
+from spool.checkpoint import KEYS, Block, Checkpoint
 from spool.errors import CorruptFrame
-from spool.frame import HEADER, AnyRecord, Chunk, Drop, Put, Seal, decode
-from spool.index import ANY_KEY, Index, Place
+from spool.frame import Amend, AnyRecord, Chunk, Drop, Put, Seal, decode
+from spool.index import ANY_KEY, Index, Place, states_in
+from spool.losses import Gap, Named, named_in
 from spool.past import misfit
 from spool.recovery import (
-    Gap,
     Segment,
     check_version,
     find_seals,
@@ -41,10 +40,6 @@ MISNAMED = "another segment's header"
 UNREADABLE = "cannot be read"
 NOTHING = "nothing in it verifies"
 
-#: By their number in the log, the records that name a key.
-_KINDS = {1: "PUT", 2: "AMEND", 3: "DROP", 4: "CHUNK"}
-#: Bytes of one damaged stretch that are searched for the keys they name.
-_SEARCHED_BYTES = 16 * 1024 * 1024
 _WINDOW = 1024 * 1024
 
 Progress = Callable[[int, int], None]
@@ -59,7 +54,7 @@ class Finding(NamedTuple):
     size: int
     frames: int
     #: (kind of record, key) of which the damaged bytes still tell, themselves unverified.
-    named: tuple[tuple[str, int], ...] = ()
+    named: Named = ()
 
 
 class SegmentCount(NamedTuple):
@@ -118,6 +113,9 @@ class Audit:
         #: Where what the checkpoint covers ends; None without one that is of use.
         self._covered_to: tuple[int, int] | None = None
         self._tail_frames = 0
+        #: Keys with a PUT behind that, and those with a PUT or an AMEND.
+        self._put_since: set[int] = set()
+        self._told_since: set[int] = set()
         self._files = Viewed(self.path)
         try:
             check_version(self._files, self.path)
@@ -281,18 +279,32 @@ class Audit:
         return checkpoint
 
     def _admit(self, checkpoint: Checkpoint, present: set[int]) -> None:
-        """Take in the checkpoint's keys of which the log has no PUT, as a start does: those that
-        were not ended behind it, and whose segment is there.
+        """Let the checkpoint's word stand, as a start does, where nothing behind it says more.
 
-        Its chunks are not: of those the log must have its own.
+        End keys that it does not know, bring up to date the states of others, and take in those
+        of which the log has no PUT and whose segment is there.  Its chunks are not taken in: of
+        those the log must have its own.
         """
         if not self._tail_frames:
             # Nothing can have ended since: a segment that is gone was not removed by us.
             present = present | checkpoint.covered.rows.keys()
-        for block in checkpoint.content():
-            if block[0] == KEYS:
-                self._index.admit(block, present)
+        present = present | checkpoint.covered.missing
+        ours = (key for keys in self._index.slices() for key in keys)
+        known = (key for block in _blocks_of_keys(checkpoint) for key in block[1])
+        for key in list(_without(ours, known)):
+            if key not in self._put_since:
+                self._index.apply(self._index.place(key), [Drop(key)])
+                self._chunks.pop(key, None)
+        for block in _blocks_of_keys(checkpoint):
+            for key, segment, state in states_in(block):
+                if key in self._index and key not in self._told_since:
+                    self._bring_up_to_date(key, segment, state)
+            self._index.admit(block, present)
         self._index.expect_no_more(present)
+
+    def _bring_up_to_date(self, key: int, segment: int, state: bytes) -> None:
+        if self._index.state(key) != state:
+            self._index.apply(Place(segment, 0, 0), [Amend(key, state)])
 
     def _read_new(self, tell: Progress) -> set[int]:
         """Read what was not read yet.  → numbers of the segments there were at the beginning."""
@@ -307,7 +319,8 @@ class Audit:
             self._read_one(segment, seals.get(number), number == last, progress)
         if not known:
             for number in sorted(found.aside):
-                self._find(MISNAMED, number, 0, self._size_of(number))
+                if not self._was_given_back(number):
+                    self._find(MISNAMED, number, 0, self._size_of(number))
         return {*found.row, *found.aside}
 
     def _size_of(self, number: int) -> int:
@@ -325,6 +338,8 @@ class Audit:
         try:
             read = progress.watch(reader(self._files, fd))
             size = self._files.size(fd)
+            if not segment.intact and self.holder is not None:
+                _is_intact_now(read, segment)
             if is_last and self.holder is not None:
                 size = _written(read, size, segment, seal)
             self._take(read, size, segment, seal)
@@ -332,6 +347,15 @@ class Audit:
             self._judge_end(read, size, segment, seal)
         finally:
             self._files.close_file(fd)
+        if self._was_given_back(segment.number):
+            # What we had open may have been written over as another segment while we read.
+            self._findings = {
+                finding: None for finding in self._findings if finding.segment != segment.number
+            }
+
+    def _was_given_back(self, number: int) -> bool:
+        """Whether the holder has removed the segment, since it was listed."""
+        return self.holder is not None and not self._files.has(segments.name_of(number))
 
     def _take(
         self, read: Callable[[int, int], bytes], size: int, segment: Segment, seal: Seal | None
@@ -340,13 +364,17 @@ class Audit:
         for found in passage(read, size, segment, seal):
             if isinstance(found, Gap):
                 what = LOST if found.missing else FOREIGN
-                self._find(what, segment.number, *found, self._named(read, found, segment.tag))
+                self._find(what, segment.number, *found, named_in(read, segment.tag, found))
                 continue
             place, batch = found
             count += 1
             if self._covered_to is not None and place[:2] >= self._covered_to:
                 self._tail_frames += 1
                 self._index.expect(ANY_KEY)  # to come, by the checkpoint
+                self._put_since.update(record.key for record in batch if type(record) is Put)
+                self._told_since.update(
+                    record.key for record in batch if isinstance(record, Put | Amend)
+                )
             self._index.apply(place, batch)
             for record in batch:
                 if type(record) is Put:
@@ -360,6 +388,8 @@ class Audit:
     ) -> None:
         """What stands behind the last frame, and whether anything stood before it."""
         if not segment.intact and (segment.serial or not _is_blank(read, 0, size)):
+            if self.holder is not None and _is_intact_now(read, segment):
+                return
             void = seal is not None and not seal.serial
             if segment.serial or void:
                 self._find(HEADER_DAMAGED, segment.number, 0, segments.FIRST)
@@ -368,7 +398,7 @@ class Audit:
             return
         if seal is None and self.holder is None and holds_torn(read, segment, size):
             gap = Gap(segment.end, size - segment.end, 0)
-            self._find(TORN, segment.number, *gap, self._named(read, gap, segment.tag))
+            self._find(TORN, segment.number, *gap, named_in(read, segment.tag, gap))
 
     def _find(
         self,
@@ -377,14 +407,9 @@ class Audit:
         offset: int,
         size: int,
         frames: int = 0,
-        named: tuple[tuple[str, int], ...] = (),
+        named: Named = (),
     ) -> None:
         self._findings[Finding(what, segment, offset, size, frames, named)] = None
-
-    def _named(
-        self, read: Callable[[int, int], bytes], gap: Gap, tag: bytes
-    ) -> tuple[tuple[str, int], ...]:
-        return keys_named(read(gap.offset, min(gap.size, _SEARCHED_BYTES)), tag)
 
 
 def holder_of(path: str | os.PathLike[str]) -> int | None:
@@ -405,26 +430,28 @@ def disk_bytes(path: str | os.PathLike[str]) -> int:
         files.close()
 
 
-def keys_named(damaged: bytes, tag: bytes) -> tuple[tuple[str, int], ...]:
-    """(kind, key) of each record of which `damaged` still tells, as far as it can be read."""
-    named: dict[tuple[str, int], None] = {}
-    starts = [piece for piece in damaged.split(tag)[1:] if len(piece) >= HEADER.size - len(tag)]
-    for piece in starts:
-        unpacker = msgpack.Unpacker(max_buffer_size=len(piece) + 1)
-        unpacker.feed(piece[HEADER.size - len(tag) :])
-        try:
-            for _ in range(unpacker.read_array_header()):
-                fields = unpacker.read_array_header()
-                kind, key = unpacker.unpack(), unpacker.unpack()
-                if type(kind) is not int or type(key) is not int or key < 1:
-                    break
-                if kind in _KINDS:
-                    named[_KINDS[kind], key] = None
-                for _ in range(fields - 2):
-                    unpacker.skip()
-        except (msgpack.UnpackException, ValueError):
-            continue  # the damage itself
-    return tuple(named)
+def _blocks_of_keys(checkpoint: Checkpoint) -> Iterator[Block]:
+    return (block for block in checkpoint.content() if block[0] == KEYS)
+
+
+def _without(keys: Iterable[int], known: Iterator[int]) -> Iterator[int]:
+    """Of `keys` those that are not `known`; both ascend."""
+    other = next(known, None)
+    for key in keys:
+        while other is not None and other < key:
+            other = next(known, None)
+        if other != key:
+            yield key
+
+
+def _is_intact_now(read: Callable[[int, int], bytes], segment: Segment) -> bool:
+    """A new file has its name before its header, but its header before any frame: when it was
+    listed, its holder may have been between the two.  Brings `segment` up to date."""
+    header = segments.find_header(read(0, segments.HEADER_SEARCH))
+    if header is None or header.number != segment.number:
+        return False
+    segment.intact, segment.tag = True, segments.tag_of(header.secret, header.number)
+    return True
 
 
 def _written(

@@ -11,7 +11,8 @@
 `tag` is made of the spool's secret, as a frame's is.  Each crc goes on from the one before, so
 that no block can miss, come twice or be out of place.  `rows` says how far each segment was
 read: the last frame's offset and serial, and where it ends; the newest row is the position, and
-what stands behind it in the log comes after the checkpoint.
+what stands behind it in the log comes after the checkpoint.  Of a segment that is missing, and has
+living keys, only the number: it must not pass for one that was removed because they had ended.
 
 Made while the index goes on changing: it may already hold what the tail says, which says it
 again.  That the tail is read over it makes both ends meet; `guards` is taken last, for it must
@@ -50,7 +51,10 @@ Block = tuple[Any, ...]
 
 
 class Row(NamedTuple):
-    """How far a segment was read; `last` is the offset of frame `serial`, which ends at `end`."""
+    """How far a segment was read; `last` is the offset of frame `serial`, which ends at `end`.
+
+    All of them are 0 for one that is missing.
+    """
 
     segment: int
     last: int
@@ -69,6 +73,11 @@ class Covered(NamedTuple):
     def position(self) -> Row:
         return self.rows[max(self.rows)]
 
+    @property
+    def missing(self) -> set[int]:
+        """Segments that were gone, and needed, when it was written."""
+        return {number for number, row in self.rows.items() if not row.end}
+
     def skips(self, segment: int) -> bool:
         """Whether nothing of this segment need be read."""
         return segment < self.position.segment
@@ -84,7 +93,7 @@ class Checkpoint:
         self._fd = files.open(NAME)
         try:
             if files.read(self._fd, 0, _START.size) != self._start:
-                raise CorruptFrame(0, "no checkpoint of this spool and version")
+                raise CorruptFrame(None, "no checkpoint of this spool and version")
             first = next(self._blocks(), None)
             if first is None or first[0] != COVERED:
                 raise CorruptFrame(_START.size, "no first block")
@@ -103,7 +112,7 @@ class Checkpoint:
             last = body
             yield
         if _decoded(last)[0] != GUARDS:
-            raise CorruptFrame(0, "the last block is missing")
+            raise CorruptFrame(None, "the last block is missing")
 
     def content(self) -> Iterator[Block]:
         """Every block but the first."""
@@ -148,7 +157,8 @@ class Writer:
         self._first = COVERED, covered.last_key, [covered.rows[n] for n in sorted(covered.rows)]
 
     def add(self, block: Block) -> int:
-        """Write one block.  → its bytes."""
+        """Write one block, and before the first what a checkpoint begins with.  → bytes written."""
+        before = self._end
         if not self._end:
             self._files.write_all(self._fd, self._start, 0)
             self._end, self._crc = len(self._start), crc32(self._start)
@@ -160,7 +170,7 @@ class Writer:
         if self._end - self._synced >= _SYNC_EVERY:
             self._files.sync(self._fd)
             self._synced = self._end
-        return len(body)
+        return self._end - before
 
     def finish(self) -> int:
         """It counts on return.  → its bytes."""
@@ -187,5 +197,5 @@ def _decoded(body: bytes) -> Block:
         if block[0] not in (COVERED, KEYS, CHUNKS, GUARDS):
             raise ValueError("unknown kind")
     except (ValueError, TypeError, LookupError) as error:
-        raise CorruptFrame(0, f"not a block of a checkpoint ({error})") from error
+        raise CorruptFrame(None, f"not a block of a checkpoint ({error})") from error
     return block

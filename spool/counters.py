@@ -5,15 +5,18 @@ class Counters:
     """Since this process opened the spool, or found when it did."""
 
     __slots__ = (
+        "checkpoint_bytes",
         "commits",
         "compacted_bytes",
         "compacted_read_bytes",
         "compacted_segments",
+        "durable_bytes",
         "failed_syncs",
         "frames",
         "full",
         "lost_bytes",
         "lost_frames",
+        "supply_bytes",
         "syncs",
         "torn_bytes",
         "written_bytes",
@@ -25,11 +28,16 @@ class Counters:
         #: Successful syncs of a segment, and failed ones.
         self.syncs = 0
         self.failed_syncs = 0
-        #: Frames that were made durable, and the bytes written for all that was tried.
+        #: Frames that were made durable and their bytes, and those written for all that was tried.
         self.frames = 0
+        self.durable_bytes = 0
         self.written_bytes = 0
+        #: Bytes written besides: headers and zeros of segments, most of them ahead of need, and
+        #: checkpoints.
+        self.supply_bytes = 0
+        self.checkpoint_bytes = 0
         #: Segments given back by compaction, the bytes read for that, and those copied, which are
-        #: part of `written_bytes`.
+        #: part of `durable_bytes`.
         self.compacted_segments = 0
         self.compacted_read_bytes = 0
         self.compacted_bytes = 0
@@ -43,6 +51,11 @@ class Counters:
 
     @property
     def write_amplification(self) -> float:
-        """Bytes written for each byte that was asked to be written."""
-        asked = self.written_bytes - self.compacted_bytes
-        return self.written_bytes / asked if asked > 0 else 1.0
+        """All that the disk was asked to write, for each byte of a frame that was made durable
+        and is no copy; 1.0 while there is none.  What is kept aside for people does not count.
+
+        A segment's first life costs twice its bytes, for it is filled with zeros before.
+        """
+        written = self.written_bytes + self.supply_bytes + self.checkpoint_bytes
+        accepted = self.durable_bytes - self.compacted_bytes
+        return written / accepted if accepted > 0 else 1.0

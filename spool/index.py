@@ -232,6 +232,12 @@ class Index:
             return Place(*put) == place
         return type(record) is Amend and amended_in == place.segment
 
+    def rests_on(self, key: int, segment: int) -> bool:
+        """Whether the key's PUT or one of its chunks stands in `segment`."""
+        known = self._keys.get(key)
+        places = [] if known is None else [Place(*_KEY.unpack_from(known)[:3]), *self.chunks(key)]
+        return any(place is not None and place.segment == segment for place in places)
+
     def living_in(self, segment: int) -> int:
         """Bytes of living records there."""
         return self._living.get(segment, 0)
@@ -319,3 +325,10 @@ class Index:
     def _charge(self, segment: int, size: int) -> None:
         self._living[segment] = self._living.get(segment, 0) + size
         self.living_bytes += size
+
+
+def states_in(block: Block) -> Iterator[tuple[int, int, bytes]]:
+    """(key, segment that tells it, newest state) of a checkpoint's block of keys."""
+    for key, packed in zip(*block[1:], strict=True):
+        put_in, _, _, _, amended_in = _KEY.unpack_from(packed)
+        yield key, amended_in or put_in, packed[_KEY.size :]

@@ -18,25 +18,35 @@ from spool.errors import CorruptFrame
 from spool.frame import AnyRecord
 from spool.index import ANY_KEY, SLICE_KEYS, Index, Place
 from spool.log import Log
+from spool.losses import Losses
 from spool.past import Past
 from spool.waiting import Lock, locked
 
 
 class Loader:
     def __init__(
-        self, log: Log, past: Past, index: Index, lock: Lock, logger: logging.Logger
+        self,
+        log: Log,
+        past: Past,
+        index: Index,
+        lock: Lock,
+        losses: Losses,
+        logger: logging.Logger,
     ) -> None:
         """`past` is what `log` was when it was opened."""
         self._log = log
         self._past = past
         self._index = index
         self._lock = lock
+        self._losses = losses
         self._logger = logger
         self._last_key = past.last_key
         #: Whether every key was given out.
         self.is_done = False
         #: Whether a checkpoint says all that the log did.
         self.is_covered = False
+        #: Whether segments are missing of which it does not say so.
+        self.has_missed = False
         self._is_replayed = False
         #: Blocks of the checkpoint that were admitted.
         self._blocks = 0
@@ -51,7 +61,7 @@ class Loader:
             yield from self._replay()
         if self._past.checkpoint is not None:
             yield from self._admit(self._past.checkpoint)
-        self._finish()
+        yield from self._finish()
         while self._given < len(self._by_log):
             yield self._next_old(min(self._given + SLICE_KEYS, len(self._by_log)))
         # Before that nothing may move: a key's place says whether it is an old one.
@@ -98,8 +108,9 @@ class Loader:
     def _admit(self, checkpoint: Checkpoint) -> Iterator[list[int]]:
         """The checkpoint's keys, and among them, in order, those that the tail put."""
         # When nothing was written since, nothing can have ended: then a segment that is gone
-        # was not removed by us, and its keys are damaged.
-        known = checkpoint.covered.rows if self.is_covered else self._log.present()
+        # was not removed by us, and its keys are damaged.  Nor was one that was missing already.
+        covered = checkpoint.covered
+        known = covered.rows if self.is_covered else covered.missing
         present = frozenset([*known, *self._log.present()])
         for block in islice(checkpoint.content(), self._blocks, None):
             with self._lock:
@@ -125,12 +136,29 @@ class Loader:
         with self._lock:
             self._index.apply(place, batch)
 
-    def _finish(self) -> None:
+    def _finish(self) -> Iterator[list[int]]:
+        checkpoint = self._past.checkpoint
+        # Also those that nothing is needed of any more: the checkpoint does not know that.
+        told = set() if checkpoint is None else checkpoint.covered.missing
         self._past.close()
-        present = self._log.present()
         with self._lock:
-            self._index.expect_no_more(present)
             self._index.forget_orphans(self._last_key)
-            missing = self._index.segments_needed() - set(present)
+            needed = self._index.segments_needed()
+            missing = needed - set(self._log.present())
+            self._log.miss(told | missing)
+            self._index.expect_no_more(self._log.present())
+        self.has_missed = not missing <= told
         for number in sorted(missing):
-            self._logger.error("spool: segment %d is missing, and was needed", number)
+            yield from self._tell_missing(number)
+
+    def _tell_missing(self, number: int) -> Iterator[list[int]]:
+        damaged: list[int] = []
+        for keys in locked(self._lock, self._index.slices()):
+            with self._lock:
+                damaged += [key for key in keys if self._index.rests_on(key, number)]
+            yield []
+        self._logger.error(
+            "spool: segment %d is missing, and was needed%s",
+            number,
+            f" by {self._losses.listed(damaged)}" if damaged else "",
+        )

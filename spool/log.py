@@ -14,7 +14,7 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from zlib import crc32
 
 from spool import segment as segments
@@ -26,8 +26,9 @@ from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
 from spool.files import Files, is_full
 from spool.frame import AnyRecord, Seal, decode, encode
 from spool.index import Place
+from spool.losses import Gap, Losses
 from spool.past import Past
-from spool.recovery import Gap, Segment, passage, reader
+from spool.recovery import Segment, passage, reader
 from spool.segment import VERSION, Header
 from spool.supply import Supply
 
@@ -45,6 +46,7 @@ class Log:
         segment_bytes: int,
         landed: Callable[[Sequence[Entry]], None],
         issued: Callable[[], int],
+        losses: Losses,
         counters: Counters,
         logger: logging.Logger,
     ) -> None:
@@ -55,12 +57,15 @@ class Log:
         self._reserve_bytes = segment_bytes // _RESERVE_SHARE
         self._landed = landed
         self._issued = issued
+        self._losses = losses
         self._counters = counters
         self._logger = logger
-        self._supply = Supply(files, segment_bytes, logger)
+        self._supply = Supply(files, segment_bytes, counters, logger)
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
         self._unreadable: set[int] = set()
+        #: Gone without our doing, with keys in them that live.
+        self._missing: set[int] = set()
         #: Removed, and not yet for certain: a power cut may bring them back.
         self._leaving: set[int] = set()
         self._active: Active | None = None
@@ -76,7 +81,7 @@ class Log:
 
     def open(self) -> Past:
         """Go on where the log ends.  → what it was, which is still to be replayed."""
-        past = Past(self._files, self._counters, self._logger)
+        past = Past(self._files, self._losses, self._counters, self._logger)
         self._secret, self._row, self._aside, self._unreadable, spares = past.found
         # Above the spares' too, or frames of their earlier lives would count again.
         self._next = max(self._supply.open(spares, self._secret), past.highest) + 1
@@ -84,15 +89,26 @@ class Log:
             self._continue(past.end, past.may_go_on)
         return past
 
-    def covered(self, last_key: int) -> Covered | None:
-        """How far the log is durable, while nothing is being committed; None while a checkpoint
-        could not say it: what could not be read at this start may be at the next."""
-        if self._unreadable or self._active is None:
+    def miss(self, numbers: Iterable[int]) -> None:
+        """These segments are not there, and should be.  They count as present: what ends a key in
+        one must outlive every checkpoint that has the key."""
+        self._missing.update(numbers)
+
+    def covered(self, last_key: int, needed: Container[int]) -> Covered | None:
+        """How far the log is durable, while nothing is being committed, and which segments with
+        something `needed` are missing; None while a checkpoint could not say it: what could not
+        be read at this start may be at the next."""
+        active = self._active
+        if self._unreadable or active is None:
             return None
         rows = {
-            s.number: Row(s.number, s.last, s.serial, s.end, sorted(s.guards))
-            for s in self._row.values()
+            number: Row(number, 0, 0, 0, [])
+            for number in self._missing
+            # The position is the highest of all.
+            if number in needed and number < active.number
         }
+        for s in self._row.values():
+            rows[s.number] = Row(s.number, s.last, s.serial, s.end, sorted(s.guards))
         return Covered(last_key, rows)
 
     @property
@@ -160,7 +176,7 @@ class Log:
 
     def present(self) -> list[int]:
         """Numbers of the segments there are, or may be, readable or not, ascending."""
-        return sorted([*self._row, *self._aside, *self._leaving])
+        return sorted({*self._row, *self._aside, *self._leaving, *self._missing})
 
     def removable(self) -> list[int]:
         """Sealed segments, ascending, that the log itself has no further use for."""
@@ -172,7 +188,9 @@ class Log:
         return [
             segment.number
             for segment in sorted(self._row.values(), key=lambda s: s.number)
-            if segment.number < below and segment.guards.isdisjoint(present)
+            if segment.number < below
+            and segment.guards.isdisjoint(present)
+            and segment.number not in self._losses.unkept
         ]
 
     def used_bytes(self, number: int) -> int:
@@ -180,13 +198,20 @@ class Log:
         return self._row[number].end - segments.FIRST
 
     def frames(self, number: int) -> Iterator[tuple[Place, list[AnyRecord]]]:
-        """What verifies in a sealed segment, in order.  OSError."""
+        """What verifies in a sealed segment, in order.  OSError.
+
+        What does not is kept aside and logged; where that fails, the segment stays.
+        """
         known = self._row[number]
         fd = self._files.open(segments.name_of(number))
         try:
-            fresh = Segment(number, known.tag)
-            for found in passage(reader(self._files, fd), known.end, fresh, None):
-                if not isinstance(found, Gap):
+            fresh, read = Segment(number, known.tag), reader(self._files, fd)
+            # As if sealed where it is known to end, so that damage to the last frame is a gap too.
+            seal = Seal(number, known.serial, known.end, 0, 0)
+            for found in passage(read, known.end, fresh, seal):
+                if isinstance(found, Gap):
+                    self._losses.report(read, number, known.tag, found)
+                else:
                     yield found
         finally:
             self._files.close_file(fd)
@@ -375,6 +400,7 @@ class Log:
             self._fail(segment)
             raise
         self._counters.syncs += 1
+        self._counters.durable_bytes += tail - segment.end
         landed = sorted([*notes, *entries], key=_offset) if notes else entries
         segment.end, segment.serial = tail, serial
         if landed:

@@ -13,6 +13,7 @@ from spool.errors import CorruptFrame
 from spool.files import Files
 from spool.frame import AnyRecord, Seal, decode
 from spool.index import Place
+from spool.losses import Losses
 from spool.recovery import Apply, Segment, Survey, find_end, find_seals, replay, survey
 
 
@@ -22,8 +23,11 @@ class Past:
     Creates nothing: the disk may be full.  OSError.
     """
 
-    def __init__(self, files: Files, counters: Counters, logger: logging.Logger) -> None:
+    def __init__(
+        self, files: Files, losses: Losses, counters: Counters, logger: logging.Logger
+    ) -> None:
         self._files = files
+        self._losses = losses
         self._counters = counters
         self._logger = logger
         self.found: Survey = survey(files, logger)
@@ -36,7 +40,7 @@ class Past:
         #: Keys that were ever given out, as far as can be told without reading all the log.
         self.last_key = max([covered.last_key, *(s.last_key for s in self._seals.values())])
         #: The segment to go on in, as it ended when it was found.
-        self.end = find_end(files, self.found, self._seals, self._look, counters, logger)
+        self.end = find_end(files, self.found, self._seals, self._look, losses, counters, logger)
         #: No segment ever had a higher number.
         self.highest = max([highest, *self.found.row, *self.found.aside])
 
@@ -58,6 +62,7 @@ class Past:
             self._known,
             self._seals,
             apply,
+            self._losses,
             self._counters,
             self._logger,
         )
@@ -117,13 +122,14 @@ class Past:
 def misfit(files: Files, found: Survey, covered: Covered) -> str:
     """Why a checkpoint does not go with the segments there are; "" when it does.
 
-    Segments that it knows of may be gone, for nothing in them was needed any more.
+    Segments that it knows of may be gone, for nothing in them was needed any more.  One that it
+    knows for missing must not be there: what it says it does not know yet.
     """
     position = covered.position
     for number in sorted({*found.row, *found.aside}):
         name = segments.name_of(number)
         row = covered.rows.get(number)
-        if row is None:
+        if row is None or not row.end:
             if number < position.segment:
                 return f"it does not know {name}"
         elif number in found.aside or not found.row[number].intact:

@@ -1,8 +1,8 @@
-"""What a start found damaged, kept aside for people before it is cut or its segment goes.
+"""What was found damaged, kept aside for people before it is cut or its segment goes.
 
 One file for each stretch of bytes, in the directory `quarantine` of the spool, which is made when
 it is first needed.  Nobody reads them back but people, nobody removes them but people.  Keeping
-is worth less than starting: whatever goes wrong in keep() is logged, and that is all.
+is worth less than starting: whatever goes wrong in keep() is logged, and told to its caller.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ class Quarantine:
         self._logger = logger
         self._limit_bytes = limit_bytes
 
-    def keep(self, read: Read, segment: int, offset: int, size: int) -> None:
+    def keep(self, read: Read, segment: int, offset: int, size: int) -> bool:
         """Keep `size` bytes of the segment at `offset`, or as many as there are, durably.
 
         Not the zeros at their end, which a file is filled with ahead of need; not twice what
-        an earlier start found too.  Never fails.
+        an earlier start found too.  Never fails.  → whether they are there.
         """
         try:
             size, crc = _extent(read, offset, size)
@@ -55,6 +55,8 @@ class Quarantine:
                 offset,
                 error,
             )
+            return False
+        return True
 
     def _keep_as(self, directory: Files, name: str, read: Read, offset: int, size: int) -> None:
         sizes = {each: _size_of(directory, each) for each in directory.names()}

@@ -28,7 +28,7 @@ class Reader:
         for record in self._frame(lambda: self._index.place(key)):
             if type(record) is Put and record.key == key:
                 return record
-        raise CorruptFrame(0, f"no record of key {key} where it should be")
+        raise CorruptFrame(None, f"no record of key {key} where it should be")
 
     def body(self, key: int) -> Iterator[bytes]:
         """The pieces in order, each verified before it is given out.  Raises at once for one that
@@ -48,13 +48,13 @@ class Reader:
         for record in self._frame(lambda: self._chunk_place(key, seq)):
             if type(record) is Chunk and record.key == key and record.seq == seq:
                 return record
-        raise CorruptFrame(0, f"no chunk {seq} of key {key} where it should be")
+        raise CorruptFrame(None, f"no chunk {seq} of key {key} where it should be")
 
     def _chunk_place(self, key: int, seq: int) -> Place:
         self._index.place(key)  # KeyError when it has ended
         place = self._index.chunk(key, seq)
         if place is None:
-            raise CorruptFrame(0, f"key {key} misses chunk {seq}")
+            raise CorruptFrame(None, f"key {key} misses chunk {seq}")
         return place
 
     def _frame(self, where: Callable[[], Place]) -> list[AnyRecord]:
@@ -78,5 +78,5 @@ class Reader:
 
 def _verdict(place: Place, error: LookupError | OSError) -> SpoolError:
     if isinstance(error, FileNotFoundError | LookupError):
-        return CorruptFrame(place.offset, f"segment {place.segment} is missing")
+        return CorruptFrame(None, f"segment {place.segment} is missing")
     return SpoolFailed(f"cannot read segment {place.segment}: {error}")

@@ -18,7 +18,7 @@ from spool.errors import CorruptFrame, SpoolVersion
 from spool.files import Files
 from spool.frame import AnyRecord, Seal, decode
 from spool.index import Place
-from spool.quarantine import Quarantine
+from spool.losses import Gap, Losses
 from spool.segment import HEADER_SEARCH, Header
 
 #: Ours to solve, and no sign of a damaged file: too many open files, no memory.
@@ -72,15 +72,6 @@ class Survey(NamedTuple):
     spares: dict[str, Header | None]
 
 
-class Gap(NamedTuple):
-    """Bytes between two frames that are none; `size` may be 0, and lead beyond a cut file."""
-
-    offset: int
-    size: int
-    #: Frames that stood there, by the serials around it.  0: something was put between.
-    missing: int
-
-
 def check_version(files: Files, path: str) -> None:
     """SpoolVersion when a newer program has written here.  Reads only."""
     headers = [_header(files, number) for number in _numbers(files)]
@@ -117,6 +108,7 @@ def find_end(
     found: Survey,
     seals: Mapping[int, Seal],
     look: Callable[[Sequence[AnyRecord]], None],
+    losses: Losses,
     counters: Counters,
     logger: logging.Logger,
 ) -> Segment | None:
@@ -137,7 +129,7 @@ def find_end(
                     look(read[1])
             if _is_hollow(files, fd, found, segment, seal, logger):
                 continue
-            _cut_tail(files, fd, segment, counters, Quarantine(files, logger), logger)
+            _cut_tail(files, fd, segment, losses, counters)
         finally:
             files.close_file(fd)
         return segment
@@ -151,6 +143,7 @@ def replay(
     begin: Callable[[int], Segment | None],
     seals: Mapping[int, Seal],
     apply: Apply,
+    losses: Losses,
     counters: Counters,
     logger: logging.Logger,
 ) -> Iterator[None]:
@@ -163,7 +156,6 @@ def replay(
     """
     if last is None:
         return
-    quarantine = Quarantine(files, logger)
     end = last.end
     for number in [number for number in sorted(found.row) if number <= last.number]:
         known = begin(number)
@@ -176,9 +168,7 @@ def replay(
             is_last = number == last.number
             size = end if is_last else files.size(fd)
             seal = seals.get(number)
-            yield from _replay_one(
-                files, fd, size, known, seal, apply, counters, quarantine, logger
-            )
+            yield from _replay_one(files, fd, size, known, seal, apply, losses, counters)
             if not is_last:
                 _is_hollow(files, fd, found, known, seal, logger)
         finally:
@@ -244,18 +234,17 @@ def _replay_one(
     segment: Segment,
     seal: Seal | None,
     apply: Apply,
+    losses: Losses,
     counters: Counters,
-    quarantine: Quarantine,
-    logger: logging.Logger,
 ) -> Iterator[None]:
-    name = segments.name_of(segment.number)
     read = reader(files, fd)
     work = 0
     for found in passage(read, size, segment, seal):
         if isinstance(found, Gap):
-            quarantine.keep(read, segment.number, found.offset, found.size)
+            losses.report(read, segment.number, segment.tag, found)
             if found.missing:
-                _lost(name, found.missing, found.size, counters, logger)
+                counters.lost_frames += found.missing
+                counters.lost_bytes += found.size
             continue
         place, batch = found
         apply(place, batch)
@@ -288,32 +277,17 @@ def passage(
         yield Gap(segment.end, max(0, seal.end - segment.end), seal.serial - segment.serial)
 
 
-def _lost(name: str, frames: int, size: int, counters: Counters, logger: logging.Logger) -> None:
-    counters.lost_frames += frames
-    counters.lost_bytes += size
-    logger.error("spool: %s: %d frames lost, %d bytes", name, frames, size)
-
-
-def _cut_tail(
-    files: Files,
-    fd: int,
-    segment: Segment,
-    counters: Counters,
-    quarantine: Quarantine,
-    logger: logging.Logger,
-) -> None:
+def _cut_tail(files: Files, fd: int, segment: Segment, losses: Losses, counters: Counters) -> None:
     """Only of the last segment, the one that was being written when the process ended.
 
     What does not have its tag is no part of it: zeros, or an earlier life of the file.
     """
-    size = files.size(fd)
-    if not segment.intact or not holds_torn(reader(files, fd), segment, size):
+    size, read = files.size(fd), reader(files, fd)
+    if not segment.intact or not holds_torn(read, segment, size):
         return
-    torn = size - segment.end
-    counters.torn_bytes += torn
-    name = segments.name_of(segment.number)
-    logger.warning("spool: %s: torn tail of %d bytes cut at %d", name, torn, segment.end)
-    quarantine.keep(reader(files, fd), segment.number, segment.end, torn)  # before it is gone
+    torn = Gap(segment.end, size - segment.end, 0)
+    counters.torn_bytes += torn.size
+    losses.report_torn(read, segment.number, segment.tag, torn)  # before it is gone
     files.cut(fd, segment.end)
 
 

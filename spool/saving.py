@@ -49,15 +49,24 @@ class Saver:
         self._frames = 0
         self._written_bytes = 0
         self._size_bytes = 0
+        #: Whether the next is wanted sooner than that.
+        self._is_wanted = False
+
+    def hasten(self) -> None:
+        """The checkpoint there is does as long as nothing is written, and no longer."""
+        self._is_wanted = True
 
     def step(self) -> float | None:
         """One block, if a checkpoint is due.  → seconds to wait before the next; None: none."""
         if self._writer is None:
             grown = self._counters.written_bytes - self._written_bytes
-            if grown < max(self._growth_bytes, _GROWTH_FACTOR * self._size_bytes):
+            is_due = grown >= max(self._growth_bytes, _GROWTH_FACTOR * self._size_bytes)
+            if not is_due and not (self._is_wanted and grown):
                 return None
         began = time.monotonic()
         written = self._advance()
+        if not written:
+            return None
         return max(0.0, written / _RATE_BYTES_S - (time.monotonic() - began))
 
     def save(self, is_covered: bool) -> None:
@@ -81,7 +90,9 @@ class Saver:
             with self._lock:
                 block = next(self._blocks, None)
             if block is not None:
-                return self._writer.add(block)
+                written = self._writer.add(block)
+                self._counters.checkpoint_bytes += written
+                return written
             self._size_bytes = self._writer.finish()
         except OSError as error:
             self._logger.warning("spool: no checkpoint could be written: %s", error)
@@ -94,10 +105,11 @@ class Saver:
         self._written_bytes = self._counters.written_bytes
         # The position comes first, then the content, which may be newer.
         with self._committer.at_rest(), self._lock:
-            covered = self._log.covered(self._issued())
+            covered = self._log.covered(self._issued(), self._index.segments_needed())
             frames = self._counters.frames
         if covered is None:
             return False
+        self._is_wanted = False
         self._writer = Writer(self._files, self._log.secret, covered)
         self._blocks = self._index.dump()
         self._frames = frames

@@ -22,6 +22,7 @@ from spool.frame import Chunk, Drop, Put, Record
 from spool.index import Index, Place
 from spool.loading import Loader
 from spool.log import Log
+from spool.losses import Losses
 from spool.reading import Reader
 from spool.recovery import check_version
 from spool.saving import Saver
@@ -46,6 +47,7 @@ class Spool:
         lock: Callable[[], Lock] = threading.Lock,
         event: Callable[[], Event] = threading.Event,
         clock: Callable[[], float] = time.time,
+        key_name: Callable[[int], str] = str,
         lazy: bool = False,
         segment_bytes: int = 16 * 1024 * 1024,
         checkpoint_bytes: int = 64 * 1024 * 1024,
@@ -54,7 +56,8 @@ class Spool:
         logger: logging.Logger | None = None,
         files: Callable[[str, Callable[[int], None]], Files] = Files,
     ) -> None:
-        """Open and lock.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds.
+        """Open and lock.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds,
+        `key_name` says what people call a key, where the log names those that are damaged.
 
         `lock` makes what guards the spool's memory, never held by one who waits for anything;
         `event` what writers wait by.  Where greenlets are the only callers, these may be
@@ -84,6 +87,7 @@ class Spool:
         self.counters = Counters()
         name = os.fspath(path)
         self._files = files(name, sync)
+        losses = Losses(self._files, self._logger, key_name)
         try:
             check_version(self._files, name)
             self._files.tighten(self._logger)
@@ -93,6 +97,7 @@ class Spool:
                 segment_bytes,
                 self._landed,
                 self._issued,
+                losses,
                 self.counters,
                 self._logger,
             )
@@ -120,7 +125,7 @@ class Spool:
             checkpoint_bytes,
         )
         self._last_key = past.last_key
-        self._loader = Loader(self._log, past, self._index, self._lock, self._logger)
+        self._loader = Loader(self._log, past, self._index, self._lock, losses, self._logger)
         if not lazy:
             self._load_all()
 
@@ -317,6 +322,8 @@ class Spool:
     def _loaded(self) -> None:
         with self._lock:
             self._last_key = max(self._last_key, self._index.last_key)
+        if self._loader.has_missed:
+            self._saver.hasten()
         with self._upkeep:
             if not self._closed:
                 self._sweep()

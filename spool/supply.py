@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 
 from spool import segment as segments
+from spool.counters import Counters
 from spool.files import Files
 from spool.segment import VERSION, Header
 
@@ -26,9 +27,12 @@ _PAUSE_ROUNDS = 40
 class Supply:
     """take() runs beside the other methods, of which one runs at a time."""
 
-    def __init__(self, files: Files, segment_bytes: int, logger: logging.Logger) -> None:
+    def __init__(
+        self, files: Files, segment_bytes: int, counters: Counters, logger: logging.Logger
+    ) -> None:
         self._files = files
         self._segment_bytes = segment_bytes
+        self._counters = counters
         self._logger = logger
         self._secret = b""
         #: Names of spares that may be taken, and of those whose names are not durable yet.
@@ -122,16 +126,20 @@ class Supply:
             if at == 0:
                 block = segments.header_block(Header(VERSION, 0, self._secret))
                 step = memoryview(block.ljust(len(step), b"\0"))
-            self._files.write_all(fd, step, at)
+            self._write(fd, step, at)
             self._files.sync(fd)
             at += len(step)
+
+    def _write(self, fd: int, content: bytes | memoryview, offset: int) -> None:
+        self._files.write_all(fd, content, offset)
+        self._counters.supply_bytes += len(content)
 
     def _use(self, spare: str, header: Header) -> int:
         """The header is durable before the name: no segment ever has another's header."""
         name = spare
         fd = self._files.open(spare, writable=True)
         try:
-            self._files.write_all(fd, segments.header_block(header), 0)
+            self._write(fd, segments.header_block(header), 0)
             self._files.sync(fd)
             self._files.rename(spare, segments.name_of(header.number))
             name = segments.name_of(header.number)
@@ -145,7 +153,7 @@ class Supply:
     def _named(self, name: str, fd: int, header: Header) -> int:
         """A new file with its header, which the first sync of a frame makes durable as well."""
         try:
-            self._files.write_all(fd, segments.header_block(header), 0)
+            self._write(fd, segments.header_block(header), 0)
             self._files.sync_directory()
         except BaseException:
             self._files.close_file(fd)

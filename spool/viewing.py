@@ -38,6 +38,14 @@ class Viewed(Files):
         except OSError:
             return None
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name, or something else."""
+        try:
+            os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def size_of(self, name: str) -> int:
         """Bytes of the file; 0 if it cannot be asked."""
         try:
@@ -57,13 +65,19 @@ class Viewed(Files):
         return total
 
     def quarantined(self) -> list[tuple[str, int]]:
-        """(name, bytes) of what was kept aside."""
-        path = os.path.join(self._path, QUARANTINE)
+        """(name, bytes) of what was kept aside; nothing through a link, where nothing is kept."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with os.scandir(path) as entries:
+            fd = os.open(QUARANTINE, flags, dir_fd=self._directory)
+        except OSError:
+            return []
+        try:
+            with os.scandir(fd) as entries:
                 return sorted((e.name, e.stat(follow_symlinks=False).st_size) for e in entries)
         except OSError:
             return []
+        finally:
+            os.close(fd)
 
     def tighten(self, logger: logging.Logger) -> None:
         raise _refusal()

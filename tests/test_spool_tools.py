@@ -479,6 +479,19 @@ def test_repair_drops_a_message_whose_record_is_lost(top, capsys):
     assert capsys.readouterr().out == "worker-0: nothing to repair\n"
 
 
+def test_repair_drops_a_message_whose_segment_vanished_long_ago(top, capsys, caplog):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=4).unlink()
+    others = [name for n in range(2) for name in filled(top / "worker-0", 1, 1.8e9 + n)]
+    _, printed = asked(capsys, "repair", "--spool", top)
+    assert [message["id"] for message in printed["workers"][0]["messages"]] == [name]
+    caplog.clear()
+    store = SpoolStore(Spool(top / "worker-0"))
+    assert [message_name(key) for batch in store.load() for key, _ in batch] == others
+    store.close()
+    assert not caplog.records
+
+
 def test_repair_keeps_the_pieces_of_a_message_whose_record_is_lost(top, capsys):
     name = filled_in_pieces(top / "worker-0")
     segment_of(top, number=4).unlink()
@@ -573,6 +586,37 @@ def test_what_was_repaired_is_told_though_a_later_worker_fails(top, as_json, cap
     else:
         (line,) = captured.out.splitlines()
         assert line.startswith(f"worker-0: message {names[0]} dropped: ")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_was_repaired_is_told_though_a_later_message_fails(top, as_json, capsys):
+    """Given two messages to repair, and something in the way of the second's report."""
+    names = [filled_in_pieces(top / "worker-0"), filled_in_pieces(top / "worker-0")]
+    for file in (top / "worker-0").glob("*.segment"):
+        raw = file.read_bytes()
+        file.write_bytes(raw.replace(b"1" * 1500, b"?" * 1500))
+    forget_checkpoint(top / "worker-0")
+    (top / "worker-0" / "quarantine").mkdir(mode=0o700)
+    (top / "worker-0" / "quarantine" / f"repair-{names[1]}.content").mkdir()
+    assert run(["spool", "repair", "--spool", str(top), *["--json"] * as_json]) == 1
+    captured = capsys.readouterr()
+    assert f"gwrelay: error: message {names[1]} is kept: " in captured.err
+    if as_json:
+        (worker,) = json.loads(captured.out)["workers"]
+        assert [message["id"] for message in worker["messages"]] == names[:1]
+    else:
+        (line,) = captured.out.splitlines()
+        assert line.startswith(f"worker-0: message {names[0]} dropped: ")
+    assert asked(capsys, "dump", "--spool", top)[1]["id"] == names[1]
+
+
+def test_a_repair_that_fails_at_once_tells_of_nothing_done(top, capsys):
+    name = filled_in_pieces(top / "worker-0")
+    segment_of(top, number=2).unlink()
+    (top / "worker-0" / "quarantine").write_text("in the way")
+    assert run(["spool", "repair", "--spool", str(top)]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out, name in captured.err) == ("", True)
 
 
 def test_repair_writes_nothing_through_a_link(top, tmp_path, capsys):

@@ -130,7 +130,7 @@ class SpoolStore:
 def open_spool(directory: str | os.PathLike[str], **options: Any) -> spool.Spool:
     """The spool in `directory`; `options` are Spool's.  Raises StoreFailed with the reason."""
     with _translated():
-        return spool.Spool(directory, **options)
+        return spool.Spool(directory, key_name=message_name, **options)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """audit.py: what a damaged log says of itself, and that looking changes nothing."""
 
 import os
+import random
 import shutil
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -17,11 +19,10 @@ from spool.audit import (
     UNREADABLE,
     Audit,
     Finding,
-    keys_named,
 )
 from spool.checkpoint import NAME
 from spool.frame import Record, encode, header
-from spool.segment import FIRST, Header, header_block, name_of
+from spool.segment import FIRST, Header, find_header, header_block, name_of, tag_of
 from spool.viewing import Viewed, holder_in
 
 BATCHES: list[list[Record]] = [
@@ -299,6 +300,64 @@ def test_a_checkpoint_that_is_of_no_use_is_ignored_as_at_a_start(path: Path, fau
     assert keys == [*started(path)]
 
 
+@pytest.mark.parametrize(
+    "since", [[], [Amend(1, b"newest")], [Drop(1)], [Put(2, b"new", b"", b"")]]
+)
+@pytest.mark.parametrize("frame", [2, 3], ids=["AMEND", "DROP"])
+def test_the_checkpoints_word_stands_where_what_it_covers_is_damaged(
+    tmp_path: Path, frame: int, since: list[Record]
+) -> None:
+    path = tmp_path / "spool"
+    spool = Spool(path)
+    spool.write([Put(1, b"first", b"head", b"body")])
+    spool.write([Put(2, b"first", b"head", b"body")])
+    spool.write([Amend(1, b"newer")])
+    spool.write([Drop(2)])
+    spool.write([Put(3, b"first", b"head", b"body")])
+    spool.close()
+    checkpoint = (path / NAME).read_bytes()
+    spool = Spool(path)
+    spool.write(since)
+    living_bytes = spool.living_bytes
+    spool.close()
+    (path / NAME).write_bytes(checkpoint)  # a killed process writes none
+    damage_frame(path, frame)
+    with Audit(path) as audit:
+        assert {key: audit.state(key) for key in audit.keys()} == started(path)  # noqa: SIM118
+        assert (2 in audit) == (since == [Put(2, b"new", b"", b"")])
+        assert not any(map(audit.lacks_put, audit.keys()))
+        assert audit.living_bytes == living_bytes
+        assert [found.what for found in audit.findings] == [LOST]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_an_audit_of_a_damaged_frame_agrees_with_a_start(tmp_path: Path, seed: int) -> None:
+    """Whatever was written before the checkpoint and after it, and whatever is damaged."""
+    chance = random.Random(seed)
+    path = tmp_path / "spool"
+    for rounds in range(2):
+        spool = Spool(path, segment_bytes=4096, sync=lambda fd: None)
+        for _ in range(60):
+            living = [key for key, _ in spool.items()] or [1]
+            key = chance.choice(living)
+            fresh = chance.randrange(1, 200)
+            record = chance.choice([Put(fresh, b"p%d" % fresh, b"", b"x" * 200)] * 3)
+            if chance.random() < 0.6:
+                record = chance.choice([Drop(key), Amend(key, b"%d" % chance.randrange(99))])
+            spool.write([record])
+            if chance.random() < 0.1:
+                spool.compact()
+        if rounds:
+            spool._files.close()  # killed
+        else:
+            spool.close()
+    file = chance.choice(sorted(path.glob("*.segment")))
+    ends = frame_ends(file.read_bytes())
+    flip(file, chance.choice(ends[1:-1]) - 1)
+    with Audit(path) as audit:
+        assert {key: audit.state(key) for key in audit.keys()} == started(path)  # noqa: SIM118
+
+
 @pytest.mark.parametrize("gone", [2, 4])
 def test_a_key_of_a_vanished_segment_is_held(tmp_path: Path, gone: int) -> None:
     path = tmp_path / "spool"
@@ -320,6 +379,26 @@ def test_a_key_of_a_vanished_segment_has_ended_when_something_was_written(tmp_pa
     (path / NAME).write_bytes(checkpoint)
     with Audit(path) as audit:
         assert audit.keys() == [*started(path)] == [1, 3, 4, 5]
+
+
+def test_such_a_key_lives_on_when_the_checkpoint_says_that_the_segment_was_missing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "spool"
+    several(path)
+    (path / name_of(2)).unlink()
+    for key in (5, 6):
+        spool = Spool(path)
+        spool.write([Put(key, b"", b"", b"")])
+        spool.close()
+        checkpoint = (path / NAME).read_bytes()
+    spool = Spool(path)
+    spool.write([Put(7, b"", b"", b"")])
+    spool.close()
+    (path / NAME).write_bytes(checkpoint)  # a killed process writes none
+    with Audit(path) as audit:
+        assert audit.keys() == [*started(path)] == [1, 2, 3, 4, 5, 6, 7]
+        assert audit.lacks_put(2)
 
 
 def test_the_holder_of_a_key_without_its_put_and_an_audit_beside_it_agree(path: Path) -> None:
@@ -400,6 +479,55 @@ def test_what_the_holder_writes_and_removes_meanwhile_is_no_damage(tmp_path: Pat
     spool.close()
 
 
+def test_a_segment_listed_before_it_had_its_header_is_no_damage(path: Path) -> None:
+    spool = Spool(path)
+    secret = find_header((path / name_of(1)).read_bytes()).secret  # type: ignore[union-attr]
+    tag, body = tag_of(secret, 2), encode([Put(9, b"state", b"head", b"body")])
+    (path / name_of(2)).touch(mode=0o600)
+
+    def meanwhile(done: int, total: int) -> None:
+        frame = header(tag, 1, len(body), crc32(body)) + body
+        (path / name_of(2)).write_bytes(header_block(Header(1, 2, secret)) + frame)
+
+    with Audit(path, meanwhile) as audit:
+        assert audit.findings == []
+        assert audit.keys() == [1, 3, 4, 9]
+    spool.close()
+
+
+def test_a_header_that_stays_damaged_is_told_though_somebody_has_the_spool(tmp_path: Path) -> None:
+    several(tmp_path)
+    flip(tmp_path / name_of(2), 20, 532)
+    spool = Spool(tmp_path)
+    with Audit(tmp_path) as audit:
+        assert [found.what for found in audit.findings] == [HEADER_DAMAGED]
+    spool.close()
+
+
+@pytest.mark.parametrize("when", range(1, 6))
+def test_a_segment_used_again_while_it_is_read_is_no_damage(tmp_path: Path, when: int) -> None:
+    several(tmp_path)
+    spool = Spool(tmp_path, segment_bytes=2048)
+    spool.write([Drop(1), Drop(2)])
+    told = 0
+
+    def meanwhile(done: int, total: int) -> None:
+        nonlocal told
+        told += 1
+        if told == when:
+            for number in (1, 2):
+                file = (tmp_path / name_of(number)).rename(tmp_path / f"spare-{number}")
+                secret = find_header(file.read_bytes()).secret  # type: ignore[union-attr]
+                life = header_block(Header(1, number + 8, secret)) + b"frames of a later life" * 50
+                file.write_bytes(life)
+
+    with Audit(tmp_path, meanwhile) as audit:
+        assert audit.findings == []
+        assert audit.keys() == [3, 4]
+    assert told >= when
+    spool.close()
+
+
 def test_progress_ends_at_the_whole(path: Path) -> None:
     told: list[tuple[int, int]] = []
     with Audit(path, lambda done, total: told.append((done, total))):
@@ -449,20 +577,3 @@ def test_the_holder_is_read_off_the_kernels_list_of_locks() -> None:
     assert holder_in(locks, device, 78) is None
     assert holder_in(locks, os.makedev(0xFD, 0), 77) is None
     assert holder_in("", device, 77) is None
-
-
-def test_keys_are_read_from_damaged_bytes_as_far_as_they_can_be() -> None:
-    tag = b"12345678"
-    body = encode([Put(5, b"s", b"h", b"b" * 50), Drop(6), Amend(7, b"state")])
-    frame = header(tag, 1, len(body), 0) + body
-    whole = (("PUT", 5), ("DROP", 6), ("AMEND", 7))
-    assert keys_named(frame, tag) == whole
-    assert keys_named(b"junk" + frame + frame, tag) == whole
-    for cut in range(len(frame)):
-        named = keys_named(frame[:cut], tag)
-        assert named == whole[: len(named)]
-    for at in range(len(frame)):
-        damaged = bytearray(frame)
-        damaged[at] ^= 0xFF
-        keys_named(bytes(damaged), tag)  # says something or nothing, and never fails
-    assert keys_named(frame, b"another.") == ()

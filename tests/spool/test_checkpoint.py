@@ -242,6 +242,105 @@ def test_a_segment_that_vanished_is_missed_and_its_keys_are_damaged(
     spool.close()
 
 
+def four_segments(path: Path) -> None:
+    """One living key in each of segments 1..4, and a checkpoint that covers them."""
+    log = opened(path)
+    for key in range(1, 5):
+        log.write([Put(key, b"old", b"", b"x" * 2200)])
+    log.close()
+
+
+def without_segment_2(path: Path) -> None:
+    """As four_segments(); the second vanished, and something was written since."""
+    four_segments(path)
+    (path / name_of(2)).unlink()
+    log = opened(path)
+    log.write([Put(100, b"new", b"", b"")])
+    log.close()
+
+
+MISSED = "spool: segment 2 is missing, and was needed by no. 2"
+
+
+@pytest.mark.parametrize("ends", ["closed", "killed"])
+def test_a_key_of_a_vanished_segment_stays_known_until_it_is_dropped(
+    tmp_path: Path, ends: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    four_segments(tmp_path)
+    (tmp_path / name_of(2)).unlink()
+    expected = {1: b"old", 2: b"old", 3: b"old", 4: b"old"}
+    for key in range(100, 104):
+        caplog.clear()
+        log = opened(tmp_path, key_name="no. {}".format)
+        assert MISSED in caplog.messages
+        assert dict(log.items()) == expected
+        with pytest.raises(CorruptFrame, match=r"^segment 2 is missing$"):
+            log.head(2)
+        log.write([Put(key, b"new", b"", b"x" * 2200), Amend(2, b"%d" % key)])
+        expected |= {key: b"new", 2: b"%d" % key}
+        log.run(Rounds(3))
+        if ends == "closed":
+            log.close()
+        else:
+            log._files.close()
+    log = opened(tmp_path)
+    log.write([Drop(2)])
+    log.close()
+    del expected[2]
+    caplog.clear()
+    log = opened(tmp_path)
+    assert dict(log.items()) == expected
+    assert caplog.messages == []
+    log.close()
+
+
+def test_the_end_of_such_a_key_outlives_the_checkpoint_that_has_it(tmp_path: Path) -> None:
+    without_segment_2(tmp_path)
+    log = opened(tmp_path)
+    for start in (200, 300, 400):
+        for key in range(start, start + 10):  # a segment each, where nothing is needed ...
+            log.write([Put(key, b"", b"", b"x" * 2200)])
+            log.write([Drop(key)] if key != 205 else [Drop(key), Drop(2)])  # ... but this
+        log.run(Rounds(1))
+        log._files.close()  # killed
+        log = opened(tmp_path)
+        assert [key for key, _ in log.items()] == [1, 3, 4, 100]
+    log.close()
+
+
+def test_a_segment_that_is_brought_back_makes_its_keys_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    four_segments(tmp_path)
+    kept = (tmp_path / name_of(2)).rename(tmp_path / "elsewhere")
+    log = opened(tmp_path)
+    log.write([Put(100, b"new", b"", b""), Amend(2, b"newer")])
+    log.close()
+    kept.rename(tmp_path / name_of(2))
+    for _ in range(2):
+        log = opened(tmp_path)
+        assert dict(log.items())[2] == b"newer"
+        assert b"".join(log.body(2)) == b"x" * 2200
+        caplog.clear()
+        log.compact()
+        log.close()
+    assert caplog.messages == []
+
+
+def test_chunks_of_a_vanished_segment_are_told_with_their_keys_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = opened(tmp_path)
+    for seq in range(3):
+        log.write([Chunk(7, seq, b"x" * 2200)])
+    log.write([Put(7, b"", b"", b"last", 3)])
+    log.close()
+    (tmp_path / name_of(2)).unlink()
+    log = opened(tmp_path)
+    assert "spool: segment 2 is missing, and was needed by 7" in caplog.messages
+    log.close()
+
+
 # Lazily.
 
 

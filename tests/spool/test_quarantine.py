@@ -260,3 +260,11 @@ def test_an_audit_lists_what_is_there(path: Path) -> None:
     (file,) = (path / "quarantine").iterdir()
     with Audit(path) as audit:
         assert audit.quarantined == [(file.name, len(raw))]
+
+
+def test_an_audit_lists_nothing_through_a_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    (path.parent / "elsewhere" / "a secret name").write_bytes(b"another's")
+    (path / "quarantine").symlink_to(path.parent / "elsewhere")
+    with Audit(path) as audit:
+        assert audit.quarantined == []

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from spool import Amend, Chunk, Drop, Put, Spool, SpoolClosed, SpoolFailed
+from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool, SpoolClosed, SpoolFailed
 from spool.segment import name_of
 from support.faulty_files import FaultyDisk
+from support.spools import forget_checkpoint
 
 
 def test_what_was_put_can_be_read(tmp_path: Path) -> None:
@@ -287,6 +288,22 @@ def test_chunks_do_not_pile_up_in_memory_without_end(tmp_path: Path) -> None:
     for seq in range(30):
         spool.write([Chunk(1, seq, piece)], wait=False)
     assert spool.counters.frames >= 20
+    spool.close()
+
+
+def test_damage_that_has_no_place_is_told_without_an_offset(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=2048)
+    for seq in range(3):
+        spool.write([Chunk(7, seq, b"x" * 1500)])
+    spool.write([Put(7, b"", b"", b"last", 3)])
+    (tmp_path / name_of(2)).unlink()
+    with pytest.raises(CorruptFrame, match=r"^segment 2 is missing$"):
+        list(spool.body(7))
+    spool.close()
+    forget_checkpoint(tmp_path)
+    spool = Spool(tmp_path)
+    with pytest.raises(CorruptFrame, match=r"^key 7 misses chunk 1$"):
+        spool.body(7)
     spool.close()
 
 
