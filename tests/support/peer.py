@@ -122,6 +122,7 @@ class Peer:
         tls: ssl.SSLContext | None = None,
         implicit_tls: bool = False,
         backlog: int = 1024,
+        narrow: bool = False,
     ) -> None:
         self.host, self.port, self.name = host, port, name
         self.extensions = extensions + (("STARTTLS",) if tls else ())
@@ -129,6 +130,9 @@ class Peer:
         #: Whether `tls` begins with the connection.
         self.implicit_tls = implicit_tls
         self.backlog = backlog
+        #: Whether no more than some 100 KB fit on the way to it, instead of several MB: then how
+        #: fast it reads is soon how fast a client can write.
+        self.narrow = narrow
         self._changed = threading.Condition()
         self._once: dict[str, deque[Answer]] = {}
         self._always: dict[str, Answer] = {}
@@ -144,6 +148,8 @@ class Peer:
         #: Connections taken since the peer was made, and when (Unix seconds).
         self.connections = 0
         self.connected_at: list[float] = []
+        #: The address each of them came from.
+        self.clients: list[str] = []
         #: Sessions open now, and the most there were at one time.
         self.open = 0
         self.most_open = 0
@@ -192,7 +198,8 @@ class Peer:
     @property
     def spec(self) -> str:
         """host:port, as a --smarthost takes it."""
-        return f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     def verbs(self, session: int | None = None) -> list[str]:
         """The verbs received, of one session or of all."""
@@ -237,6 +244,9 @@ class Peer:
     def start(self) -> "Peer":
         listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.narrow:
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind((self.host, self.port))
         listener.listen(self.backlog)
         self.port = listener.getsockname()[1]
@@ -274,7 +284,7 @@ class Peer:
         with listener:
             while not stopping.is_set():
                 try:
-                    sock, _ = listener.accept()
+                    sock, client = listener.accept()
                 except OSError:
                     return
                 if stopping.is_set():
@@ -284,6 +294,7 @@ class Peer:
                     self.connections += 1
                     number = self.connections
                     self.connected_at.append(time.time())
+                    self.clients.append(client[0])
                     self.open += 1
                     self.most_open = max(self.most_open, self.open)
                     self._sockets[number] = sock

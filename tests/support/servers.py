@@ -278,6 +278,7 @@ never_users =
 
 begin acl
 check_rcpt:
+{rcpt_acl}
   deny local_parts = gone
        message = no such mailbox
   defer local_parts = later
@@ -309,10 +310,15 @@ begin retry
         relay_host: str,
         certificate: tuple[Path, Path] | None = None,
         max_message_size: str = "50M",
+        rcpt_acl: str = "",
     ) -> None:
-        """With a `certificate` and its key (files that anybody may read) it offers STARTTLS."""
+        """With a `certificate` and its key (files that anybody may read) it offers STARTTLS.
+
+        `rcpt_acl` is what RCPT is judged by before all else, as in Exim's own configuration.
+        """
         self.program = self._find()
         self.max_message_size = max_message_size
+        self.rcpt_acl = rcpt_acl
         need_root("Exim gives its daemons its own user")
         self.directory = directory
         self.tls = "tls_advertise_hosts ="
@@ -354,6 +360,7 @@ begin retry
                 relay_host=self.relay_host,
                 relay_port=self.relay_port,
                 max_message_size=self.max_message_size,
+                rcpt_acl=self.rcpt_acl,
             )
         )
         for path in (self.directory, self.directory / "spool"):
