@@ -36,14 +36,19 @@ def is_incapable(verdict: Outcome) -> bool:
     return ours and not verdict.reply.status.startswith("5.1.")
 
 
-def too_many_at_once(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
-    """Those refused only for being too many in one transaction: they go in the next one, at
-    once (RFC 5321 4.5.3.1.10), provided that this one took some."""
-    refused = [
-        n
-        for n in batch
-        if told[n].stage == outcome.RCPT
-        and told[n].reply.code == 452
-        and told[n].reply.status in ("", "4.5.3")
-    ]
-    return refused if len(refused) < len(batch) else []
+def left_for_the_next(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
+    """Those of whom this transaction said nothing but that it had enough: they go in the next one,
+    at once, provided that it said something of the others."""
+    left = [n for n in batch if _is_one_too_many(told[n]) or _is_cut_off(told[n])]
+    return left if len(left) < len(batch) else []
+
+
+def _is_one_too_many(verdict: Outcome) -> bool:
+    """RFC 5321 4.5.3.1.10."""
+    reply = verdict.reply
+    return verdict.stage == outcome.RCPT and reply.code == 452 and reply.status in ("", "4.5.3")
+
+
+def _is_cut_off(verdict: Outcome) -> bool:
+    """By a server that hangs up on who has named too many that it does not know."""
+    return verdict.stage == outcome.RCPT and verdict.heard and verdict.reply.code == 421

@@ -21,7 +21,7 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.store import Doubt
 from gwrelay.relay.attempt import AttemptManager
 from gwrelay.relay.greeting import Greeting, PlainGreeting, SecureGreeting
-from gwrelay.relay.recipients import is_incapable, may_ask_another, too_many_at_once
+from gwrelay.relay.recipients import is_incapable, left_for_the_next, may_ask_another
 from gwrelay.relay.security import Security
 from gwrelay.relay.session import Hosts, RelayerSettings
 from gwrelay.relay.transfer import Mail, Transfer, spool_failed
@@ -191,7 +191,7 @@ class ManagedRelayerMixin:
                     return answer
                 self._note(dict.fromkeys(waiting, answer))
                 return None
-            again = too_many_at_once(batch, answer)
+            again = left_for_the_next(batch, answer)
             waiting = again + waiting[len(batch) :]
             for n in again:
                 del answer[n]

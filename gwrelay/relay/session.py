@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 #: minutes for it, which an overloaded primary would cost each message that a backup would take.
 HASTY_BANNER_S = 60.0
 
+#: Refused commands without a message taken, after which a session is given up: many servers then
+#: answer later and later (Postfix from the tenth on, smtpd_soft_error_limit).
+MOST_REFUSALS = 8
+
 
 @dataclass(frozen=True)
 class RelayerSettings:
@@ -107,6 +111,7 @@ class SessionKeeper:
             and not connection.spoiled
             and connection.is_open
             and connection.sent_ahead is None
+            and connection.refusals < MOST_REFUSALS
             and connection.transactions < settings.max_messages_per_connection
             and not (connection.needs_rset and settings.rset_mode == "never")
             and connection.age_s < settings.connection_lifetime_s

@@ -219,6 +219,8 @@ class Connection:
         self.port = 0
         #: Messages sent, or tried, over this session.
         self.transactions = 0
+        #: Commands that were refused since a message was taken.
+        self.refusals = 0
         #: The two ends may have lost step: no further message may use this session.
         self.spoiled = False
         #: On the reply that was read last.
@@ -429,6 +431,10 @@ class Connection:
         reply = client.read()
         ours = self._our_addresses() if reply.is_permanent else ()
         verdict = self.verdict = outcome.verdict_on(stage, reply, ours)
+        if not reply.is_positive:
+            self.refusals += reply.code >= 400
+        elif stage == outcome.DOT:
+            self.refusals = 0
         if verdict.closes and not (moot and reply.is_permanent):
             self.spoiled = True
         return reply

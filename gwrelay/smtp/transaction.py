@@ -216,7 +216,8 @@ def _pipelined(
     try:
         for n in range(len(outcomes)):
             reply = connection.read(outcome.RCPT, moot=refused)
-            _note_rcpt(connection, outcomes, n, reply)
+            if _ends_at_rcpt(connection, outcomes, n, reply):
+                return outcomes
         go_ahead = connection.read(outcome.DATA, moot=None not in outcomes)
         _data(connection, transaction, outcomes, go_ahead, before_dot)
     except ConnectionLost as lost:
@@ -238,7 +239,8 @@ def _in_lockstep(
     try:
         for n, recipient in enumerate(transaction.recipients):
             reply = connection.command(outcome.RCPT, rcpt_command(connection, recipient))
-            _note_rcpt(connection, outcomes, n, reply)
+            if _ends_at_rcpt(connection, outcomes, n, reply):
+                return outcomes
         if None in outcomes:
             reply = connection.command(outcome.DATA, b"DATA\r\n")
             _data(connection, transaction, outcomes, reply, before_dot)
@@ -247,19 +249,24 @@ def _in_lockstep(
     return outcomes
 
 
-def _note_rcpt(
+def _ends_at_rcpt(
     connection: Connection, outcomes: list[Outcome | None], n: int, reply: Reply
-) -> None:
-    """Recipient `n` is out unless its RCPT was accepted.
+) -> bool:
+    """Recipient `n` is out unless its RCPT was accepted.  → whether that ends the transaction, and
+    the session, for all that have no outcome yet.
 
     When MAIL was refused, that is the reason to report: the RCPTs only fail behind it.
     """
     if reply.is_positive:
-        return
+        return False
+    verdict = _judged(connection, outcome.RCPT, reply)
     if outcomes[n] is None:
-        outcomes[n] = _judged(connection, outcome.RCPT, reply)
-    if outcome.ends_transaction(reply):
-        raise ConnectionLost(outcome.RCPT, str(reply))
+        outcomes[n] = verdict
+    if not outcome.ends_transaction(reply):
+        return False
+    _hang_up(connection)
+    _fill(outcomes, verdict)
+    return True
 
 
 def _data(
@@ -332,10 +339,14 @@ def _blocks(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 
 def _lose(connection: Connection, outcomes: list[Outcome | None], lost: ConnectionLost) -> None:
-    connection.spoiled = True
-    # Not even QUIT: the DATA that was pipelined behind what broke may have been taken.
-    connection.close()
+    _hang_up(connection)
     _fill(outcomes, outcome.of_loss(lost, connection.exchange, connection.address))
+
+
+def _hang_up(connection: Connection) -> None:
+    """Not even QUIT: the DATA that was pipelined behind what broke may have been taken."""
+    connection.spoiled = True
+    connection.close()
 
 
 def _fill(outcomes: list[Outcome | None], verdict: Outcome) -> None:

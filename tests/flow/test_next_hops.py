@@ -100,3 +100,22 @@ def test_a_load_over_one_session_arrives_once_each(
         peer.wait_for_messages(len(load.acknowledged), timeout=120)
     expected_once(load.acknowledged, peer.arrived())
     assert not gateway.events("deferred")
+
+
+def test_a_good_recipient_does_not_wait_for_those_a_server_has_enough_of(
+    start_gateway: StartGateway, open_directory: Path, peer: Peer
+) -> None:
+    """Postfix hangs up with 421 after twenty errors, and more and more of these are ours."""
+    access = "inline:{ {good@dest.example=OK} {dest.example=550 5.1.1 no such mailbox} }"
+    settings = {
+        "smtpd_recipient_restrictions": f"check_recipient_access {access}, permit_mynetworks",
+        "smtpd_error_sleep_time": "0",
+    }
+    unknown = [f"u{n}@dest.example" for n in range(50)]
+    with Postfix(open_directory / "server", peer.spec, settings) as server:
+        gateway = start_gateway("--smarthost", server.spec, "--retry", "1h")
+        submit(gateway.port, "", [*unknown, "good@dest.example"])
+        gateway.wait_for("bounced", count=len(unknown))
+        gateway.wait_for("delivered", recipient="good@dest.example", attempt=1)
+        assert gateway.events("deferred") == []
+        peer.wait_for_messages(1, timeout=30)

@@ -140,7 +140,7 @@ WORDY = "\n".join(["250-" + "x" * 2000] * 49 + ["250 done"])
         ("512", "250-one\n" * 80 + "250 done", "deferred"),
         ("1K", "250-one\n" * 80 + "250 done", "delivered"),
         ("64K", WORDY, "deferred"),
-        ("1M", WORDY, "delivered"),
+        ("800K", WORDY, "delivered"),
     ],
     ids=lambda value: str(value)[:9],
 )

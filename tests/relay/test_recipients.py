@@ -2,11 +2,12 @@
 
 import pytest
 
+from gwrelay.errors import ConnectionLost
 from gwrelay.message import outcome
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.queue.store import Doubt, Host
-from gwrelay.relay.recipients import is_incapable, may_ask_another, too_many_at_once
+from gwrelay.relay.recipients import is_incapable, left_for_the_next, may_ask_another
 from support.mail import DEFERRED, DELIVERED, FAILED, IN_DOUBT, UNREACHED
 
 INCAPABLE = outcome.of_ours("mail", Reply(552, "5.3.4", "too large"))
@@ -61,8 +62,13 @@ def said(code: int, status: str, stage: str = "rcpt") -> Outcome:
         (said(552, ""), False),
         (said(450, "4.5.3"), False),
         (said(452, "4.5.3", "dot"), False),
+        (said(421, "4.7.0"), True),
+        (said(421, "4.7.0", "data"), False),
+        (outcome.of_loss(ConnectionLost("rcpt", "closed")), False),
     ],
 )
-def test_too_many_at_once_go_again_when_some_were_taken(verdict: Outcome, again: bool) -> None:
-    assert too_many_at_once([0, 1, 2], {0: DELIVERED, 1: verdict, 2: FAILED}) == [1] * again
-    assert too_many_at_once([1], {1: verdict}) == []
+def test_who_was_too_many_goes_again_when_others_were_answered(
+    verdict: Outcome, again: bool
+) -> None:
+    assert left_for_the_next([0, 1, 2], {0: DELIVERED, 1: verdict, 2: FAILED}) == [1] * again
+    assert left_for_the_next([1], {1: verdict}) == []

@@ -922,6 +922,43 @@ def test_too_many_at_once_go_on_at_once_in_the_next_transaction(
     assert peer.connections == 1
 
 
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ()], ids=["pipelined", "in lockstep"])
+def test_those_behind_a_421_go_on_at_once_over_another_session(
+    peer: Peer, extensions: tuple[str, ...]
+) -> None:
+    """As when a server has heard of enough recipients that it does not know."""
+    peer.extensions = extensions
+    nobody, enough = "550 5.1.1 nobody", ("421 4.7.0 too many errors", DROP)
+    peer.once("RCPT", POLITE, nobody, enough).once("RCPT", POLITE, nobody, enough)
+    [end] = Rig(peer).relay(to("a", "b", "c", "d", "e"))
+    assert end.kinds == ["delivered", "failed", "failed", "delivered", "delivered"]
+    assert peer.arrived() == {"a@b.test": 1, "d@b.test": 1, "e@b.test": 1}
+    assert peer.connections == 3
+
+
+def test_those_behind_a_421_that_was_the_first_answer_wait(peer: Peer) -> None:
+    peer.always("RCPT", ("421 4.7.0 enough of you", DROP))
+    [end] = Rig(peer).relay(to("a", "b"))
+    assert end.replies == ["421 4.7.0 enough of you"] * 2
+    assert peer.connections == 1
+
+
+def test_a_session_of_refusals_is_given_up_before_the_server_slows_down(peer: Peer) -> None:
+    peer.always("RCPT", "550 5.1.1 nobody")
+    Rig(peer).relay(*many(9))
+    peer.wait_for(lambda peer: peer.open == 0)
+    # Each costs the session two: the RCPT, and the DATA that went along.
+    assert [peer.verbs(session).count("MAIL") for session in (1, 2, 3)] == [4, 4, 1]
+
+
+def test_a_message_taken_makes_up_for_refusals(peer: Peer) -> None:
+    peer.recipient("u0@b.test", "550 5.1.1 nobody")
+    letters = [to("u0"), to("u0"), to("u0"), to("x")] * 3
+    Rig(peer).relay(*letters)
+    assert len(peer.messages) == 3
+    assert peer.connections == 1
+
+
 def test_too_many_from_the_first_on_is_a_deferral_like_any_other(peer: Peer) -> None:
     peer.always("RCPT", "452 4.5.3 too many recipients")
     [end] = Rig(peer).relay(to("a", "b"))
