@@ -78,8 +78,10 @@ def _measure(port: int, sessions: int, messages: int, delay_s: float, tls: bool)
         queue,
         calculator=calculator,
         factory=ESMTPManagedRelayerFactory(settings, security=security),
-        max_connections=sessions,
+        # Sites as slow as these may have half of it.
+        max_connections=2 * sessions,
         max_site_connections=-(-sessions // len(HOSTS)),
+        initial_site_connections=-(-sessions // len(HOSTS)),
     )
     stop = gevent.event.Event()
     gc.collect()

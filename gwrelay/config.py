@@ -196,6 +196,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         POOL, "concurrency", count(), "2000", "Most sessions to next hops at a time.")]
     site_concurrency: Annotated[int, Setting(
         POOL, "site-concurrency", count(), "20", "Most sessions to one site at a time.")]
+    site_concurrency_initial: Annotated[int, Setting(
+        POOL, "site-concurrency-initial", count(), "5",
+        "As many at first; the site's answers say whether it may have more, or fewer.")]
     messages_per_connection: Annotated[int, Setting(
         POOL, "messages-per-connection", count(), "100", "Then close it and open another.")]
     recipients_per_message: Annotated[int, Setting(
@@ -301,7 +304,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         TIMEOUTS, "banner-timeout", TIMEOUT, "300s",
         "For the greeting; at most 60s while other hosts of the destination are left to ask.")]
     ehlo_timeout_s: Annotated[float, Setting(
-        TIMEOUTS, "ehlo-timeout", TIMEOUT, "300s", "For the reply to EHLO or HELO.")]
+        TIMEOUTS, "ehlo-timeout", TIMEOUT, "300s", "For the reply to EHLO, HELO or AUTH.")]
     starttls_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "starttls-timeout", TIMEOUT, "60s", "For STARTTLS and the handshake.")]
     mail_timeout_s: Annotated[float, Setting(
@@ -321,9 +324,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rset_timeout_s: Annotated[float, Setting(
         TIMEOUTS, "rset-timeout", TIMEOUT, "20s", "For the reply to RSET.")]
     quit_timeout_s: Annotated[float, Setting(
-        TIMEOUTS, "quit-timeout", TIMEOUT, "5s", "For the reply to QUIT.")]
+        TIMEOUTS, "quit-timeout", TIMEOUT, "5s",
+        "For QUIT to be sent; nobody waits for the reply.")]
     reply_max_bytes: Annotated[int, Setting(
-        TIMEOUTS, "reply-max", size("512", "16M"), "64K", "Longest reply to read to its end.")]
+        TIMEOUTS, "reply-max", size("512", "800K"), "64K",
+        "Longest reply to read to its end, of 100 lines at most.")]
 
     log_level: Annotated[str, Setting(
         PROCESS, "log-level", LEVEL, "info", "How much to log.")]

@@ -197,6 +197,7 @@ class Service:
             factory=ESMTPManagedRelayerFactory(relayers, security=self._security),
             max_connections=settings.concurrency,
             max_site_connections=settings.site_concurrency,
+            initial_site_connections=settings.site_concurrency_initial,
             dns_concurrency=settings.dns_concurrency,
             ended=self._ended,
         )

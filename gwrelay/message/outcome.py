@@ -192,6 +192,12 @@ def of_ours(stage: str, reply: Reply) -> Outcome:
     return Outcome(kind, stage, reply, heard=False)
 
 
+def is_throttling(reply: Reply) -> bool:
+    """Whether it asks us to slow down: 421, or a temporary refusal for reasons of policy (RFC 3463
+    3.8), as of those who count what comes from where."""
+    return reply.code == 421 or reply.status.startswith("4.7.")
+
+
 def ends_transaction(reply: Reply) -> bool:
     """Whether nothing more may follow `reply` to MAIL or RCPT in its transaction.
 

@@ -6,6 +6,7 @@ what is left without one is deferred and logged, for that is a bug.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,6 +60,8 @@ class AttemptManager:
         self._done = done
         #: What the relayer has taken and not yet told about.
         self.in_hand: Delivery | None = None
+        #: When it took that (monotonic).
+        self.since = 0.0
         #: Whom the log has it in doubt at since this attempt began.
         self._noted: Host | None = None
         #: Set when the relayer's session is over and everything it took is settled.
@@ -67,6 +70,7 @@ class AttemptManager:
     def take(self, delivery: Delivery) -> None:
         """The relayer begins with `delivery`."""
         self.in_hand = delivery
+        self.since = time.monotonic()
         self._noted = None
 
     def give_back(self, delivery: Delivery) -> None:
@@ -91,15 +95,16 @@ class AttemptManager:
     ) -> None:
         """Every recipient was delivered."""
         self._settle(delivery, told)
-        self._note_success()
+        self._note_answer(throttled=False)
 
     def notify_failure(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, told: Mapping[int, Outcome]
     ) -> None:
         """A next hop was reached, and not every recipient was delivered."""
         self._settle(delivery, told)
-        if any(verdict.heard for verdict in told.values()):
-            self._note_success()
+        heard = [verdict.reply for verdict in told.values() if verdict.heard]
+        if heard:
+            self._note_answer(throttled=any(map(outcome.is_throttling, heard)))
 
     def notify_no_connection(
         self, relayer: "ManagedRelayerMixin", delivery: Delivery, why: Outcome
@@ -128,8 +133,8 @@ class AttemptManager:
             self._done(relayer)
             self.completed.set()
 
-    def _note_success(self) -> None:
-        self.site.note_success()
+    def _note_answer(self, *, throttled: bool) -> None:
+        self.site.note_success(time.monotonic() - self.since, throttled=throttled)
         if self.site.has_sleepers:
             self.site.wake(self._queue.hasten)
 

@@ -27,13 +27,14 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.relay.attempt import AttemptManager, Ended, settle
 from gwrelay.relay.hosts import Destinations, Exchanges, SiteHosts, site_key
+from gwrelay.relay.pool import Pool
 from gwrelay.relay.relayer import (
     ESMTPManagedRelayerFactory,
     ManagedRelayerMixin,
     SMTPManagedRelayerFactory,
 )
 from gwrelay.relay.routes import Routes
-from gwrelay.relay.site import Site
+from gwrelay.relay.site import SLOW_S, Site
 
 logger = logging.getLogger(__name__)
 
@@ -68,26 +69,28 @@ class SmartHostSMTPRelayingManager:
         factory: SMTPManagedRelayerFactory | None = None,
         max_connections: int = 2000,
         max_site_connections: int = 20,
+        initial_site_connections: int = 5,
         dns_concurrency: int = 128,
         ended: Ended | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.queue = queue
-        self.max_connections = max_connections
+        routes = routes or Routes()
+        self.pool = Pool(max_connections, has_one_site=bool(routes.smarthosts))
         #: Relayers at work, and the attempt each one accounts to.
         self.managed: dict[ManagedRelayerMixin, AttemptManager] = {}
         self._calculator = calculator or MXCalculator(None, clock)
-        self._destinations = Destinations(self._calculator, routes or Routes())
+        self._destinations = Destinations(self._calculator, routes)
         self._factory = factory or self.factory_class()
         self._max_site_connections = max_site_connections
+        self._initial_site_connections = initial_site_connections
         self._ended: Ended = ended or _nobody
         #: Times that a recipient was left in doubt: a later delivery may be its second.
         self.in_doubt = 0
         self._clock = clock
         self._sites: dict[Hashable, Site] = {}
         self._sweep_above = 1000
-        #: Sites with ready deliveries.
-        self._busy: dict[Hashable, Site] = {}
+        self._looked_for_slow_at = 0.0
         # Not gevent's Pool: it blocks who spawns one too many, and has a place again only
         # some time after the last one told of its end.
         self._relayers = Group()
@@ -101,6 +104,10 @@ class SmartHostSMTPRelayingManager:
         self._stopping = False
         queue.on_change = self._changed.set
         queue.on_in_doubt = self._note_end
+
+    @property
+    def max_connections(self) -> int:
+        return self.pool.limit
 
     @property
     def max_messages_per_connection(self) -> int:
@@ -119,6 +126,7 @@ class SmartHostSMTPRelayingManager:
             self._guarded(self._route, delivery)
         if len(due) == _TAKEN_AT_ONCE:
             self._changed.set()
+        self._look_for_slow_ones()
         return self._start_relayers()
 
     def wait(self, delay_s: float) -> None:
@@ -212,7 +220,6 @@ class SmartHostSMTPRelayingManager:
             self._put_off(delivery, site)
         else:
             site.put(delivery)
-            self._busy[site.key] = site
 
     def _site(self, exchanges: Exchanges) -> Site:
         key = site_key(exchanges)
@@ -221,12 +228,20 @@ class SmartHostSMTPRelayingManager:
             self._sweep_sites()
             name = ", ".join(exchange.name for exchange in exchanges)
             hosts = SiteHosts(self._calculator, self._factory.settings.source)
-            site = self._sites[key] = Site(key, name, self._max_site_connections, hosts)
+            site = self._sites[key] = Site(
+                key,
+                name,
+                self._max_site_connections,
+                hosts,
+                initial=self._initial_site_connections,
+                pool=self.pool,
+            )
+            site.on_want = self._want
         site.hosts.exchanges = exchanges
         return site
 
     def _sweep_sites(self) -> None:
-        """Forget dead sites that nobody sends to any more; live ones go when unused."""
+        """Forget sites that nobody sends to any more."""
         if len(self._sites) < self._sweep_above:
             return
         past = self._clock() - _SITE_MEMORY_S
@@ -237,15 +252,30 @@ class SmartHostSMTPRelayingManager:
 
     # -- who takes it there --------------------------------------------------------------
 
+    def _want(self, site: Site) -> None:
+        self.pool.want(site)
+        self._changed.set()
+
     def _start_relayers(self) -> list[AttemptManager]:
-        """One relayer for each delivery that has none on the way, within window and bound."""
+        """One relayer for each delivery that has none on the way, within window and bound; one
+        for each site in turn."""
         started = []
-        for site in list(self._busy.values()):
-            for _ in range(min(site.wanted(), self.max_connections - len(self.managed))):
-                started.append(self._start_relayer(site))
-            if not site.ready:
-                del self._busy[site.key]
+        while (site := self.pool.next_site()) is not None:
+            started.append(self._start_relayer(site))
+            if site.wanted():
+                self.pool.want(site)
+        self.pool.make_room()
         return started
+
+    def _look_for_slow_ones(self) -> None:
+        """Now and then: an attempt that hangs is not seen before it ends."""
+        now = time.monotonic()
+        if now < self._looked_for_slow_at + SLOW_S / 5:
+            return
+        self._looked_for_slow_at = now
+        for attempts in self.managed.values():
+            if attempts.in_hand is not None and now - attempts.since > SLOW_S:
+                attempts.site.note_slow()
 
     def _start_relayer(self, site: Site) -> AttemptManager:
         attempts = AttemptManager(
@@ -257,7 +287,7 @@ class SmartHostSMTPRelayingManager:
         )
         relayer = self._factory.build_relayer(attempts, site.hosts, self.queue)
         self.managed[relayer] = attempts
-        site.relayers += 1
+        site.add_relayer()
         self._relayers.spawn(self._run, relayer, site.ready.popleft())
         return attempts
 
@@ -270,8 +300,8 @@ class SmartHostSMTPRelayingManager:
 
     def _relayer_done(self, relayer: ManagedRelayerMixin) -> None:
         site = self.managed.pop(relayer).site
-        site.relayers -= 1
-        if site.is_unused and not site.dead_until and not site.has_sleepers:
+        site.remove_relayer()
+        if site.is_unused and not site.is_worth_keeping:
             self._sites.pop(site.key, None)
         self._changed.set()
 
@@ -315,8 +345,6 @@ class SmartHostSMTPRelayingManager:
                 site.sleep(delivery, self.queue.waits)
             for waiting in site.take_ready():
                 self._put_off(waiting, site)
-        elif site.ready:
-            self._busy[site.key] = site
 
     def _put_off(self, delivery: Delivery, site: Site) -> None:
         """The site is dead: this is no attempt, unless the delivery's time is over."""

@@ -1,20 +1,72 @@
-"""How many sessions a site may have at once.  Pure: no sockets, no clock.
+"""How many sessions a site may have at once, learned from what it says.  Pure: no clock.
 
-limit       at the start
-1           after every host of the site was out of reach: one probe, not a crowd
-w + 1       after each success that follows, up to the limit
-s           after a session was refused while `s` others went on: the site takes no more than
-            these, and another one is tried only after PATIENCE successes
+A window of w sessions, a threshold t and a limit L:
+
+    at the start             w = initial                  t = L
+    success, window in use   w = min(L, w + 1)            while w < t
+                             w = min(L, w + 1/w)          else: one more after w successes
+    a message is throttled   w = t = max(1, w - 1)        421, or 4.7.x
+    a session is refused     w = t = s                    while s >= 1 others go on: it takes no
+                             no growth for PATIENCE       more than these; each further try costs
+                             successes                    it a session that it does not want
+    every host out of reach  t = max(t, w), w = 1         one probe, not a crowd; then a slow start
+                                                          to where it was, which is not slow: each
+                                                          success brings one session, as at first
+
+Postfix has 1/N feedback too (SCHEDULER_README), per failure and from the start; growing by one
+until the first no finds the limit of a willing site in a few messages.  A window that is not in
+use does not grow: nothing was learned.  0 does not exist: a site is dead while every address of it
+bears a mark, and for no other reason.
 """
 
 #: Successes at a site that refused a session until it is asked for another one.
 PATIENCE = 100
 
 
-def after_success(window: int, limit: int) -> int:
-    return min(window + 1, limit)
+class Window:
+    __slots__ = ("_limit", "_parts", "_patience", "_threshold", "sessions")
 
+    def __init__(self, limit: int, initial: int) -> None:
+        #: As many may be open at once; at least 1.
+        self.sessions = min(initial, limit)
+        self._limit = limit
+        self._threshold = limit
+        #: Successes on the way to one more.
+        self._parts = 0
+        #: Successes to wait for before the window opens further.
+        self._patience = 0
 
-def after_no_connection(sessions: int) -> int:
-    """`sessions` are those that go on."""
-    return max(1, sessions)
+    @property
+    def has_learned(self) -> bool:
+        """Whether the site has said no to something."""
+        return self._threshold < self._limit or self._patience > 0
+
+    def note_success(self, in_use: int) -> None:
+        """A message was answered while `in_use` sessions were open."""
+        if self._patience:
+            self._patience -= 1
+        elif self.sessions <= in_use and self.sessions < self._limit:
+            self._parts += 1
+            if self.sessions < self._threshold or self._parts >= self.sessions:
+                self.sessions += 1
+                self._parts = 0
+
+    def note_throttled(self) -> None:
+        """It asked us to slow down: 421, or a temporary refusal for reasons of policy."""
+        self._shrink(self.sessions - 1)
+        self._threshold = self.sessions
+
+    def note_refused(self, others: int) -> None:
+        """A session did not come about while `others` went on."""
+        if others:
+            self._shrink(min(others, self._limit))
+            self._threshold = self.sessions
+            self._patience = PATIENCE
+        else:
+            self._threshold = max(self._threshold, self.sessions)
+            self._shrink(1)
+            self._patience = 0
+
+    def _shrink(self, sessions: int) -> None:
+        self.sessions = max(1, sessions)
+        self._parts = 0

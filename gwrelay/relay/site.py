@@ -12,9 +12,14 @@ from struct import Struct
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
-from gwrelay.relay import shaping
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.pool import Health, Pool
+from gwrelay.relay.shaping import Window
 
+#: Seconds an attempt may take on the average, or one in hand so far, at a site that is well.
+SLOW_S = 5.0
+#: Share of the newest attempt in that average.
+_NEWEST = 0.2
 #: Seconds between the turns of deliveries that wait for a dead site.
 _TURN_S = 0.002
 
@@ -24,7 +29,18 @@ _SLEEPER = Struct(">dQQI")
 
 
 class Site:
-    def __init__(self, key: Hashable, name: str, limit: int, hosts: SiteHosts) -> None:
+    """`limit` and `initial` are of its window; `pool` bounds it together with all others."""
+
+    def __init__(
+        self,
+        key: Hashable,
+        name: str,
+        limit: int,
+        hosts: SiteHosts,
+        *,
+        initial: int = 0,
+        pool: Pool | None = None,
+    ) -> None:
         self.key = key
         #: For people: the exchanges, or the smart hosts.
         self.name = name
@@ -37,10 +53,15 @@ class Site:
         self.dead_until = 0.0
         #: Why no host could be reached, the last time that was so.
         self.last_failure: Outcome | None = None
-        self._limit = limit
-        self._window = limit
-        #: Successes to wait for before the window opens further.
-        self._patience = 0
+        self.health = Health.UNKNOWN
+        #: Called when it could use another relayer, and could not before.
+        self.on_want: Callable[[Site], None] = _nobody_cares
+        self._pool = pool or Pool(limit)
+        self._window = Window(limit, initial or limit)
+        #: Of attempts that ended, smoothed.
+        self._seconds = 0.0
+        #: Deliveries that its relayers took one after the other.
+        self._served = 0
         #: Deliveries that wait in the queue for this site to come back, oldest first; which of
         #: them still do, the queue knows.
         self._asleep: list[bytes] = []
@@ -58,46 +79,81 @@ class Site:
         session, and the next message would have to open another.
         """
         if self._idle:
-            self._idle.pop().hand(delivery)
+            self._wake_one(delivery)
         else:
             self.ready.append(delivery)
+            self.on_want(self)
 
     def take(self, idle_s: float) -> Delivery | None:
         """The next ready delivery, waiting up to `idle_s` for one; None when the relayer
-        that asks should go: nothing came, or the site has shrunk below its relayers."""
-        if self.relayers > self._window:
+        that asks should go: nothing came, the site has shrunk below its relayers, or it is
+        another one's turn."""
+        self._served += 1
+        if self.relayers > self.window or self._gives_way():
             return None
         if self.ready:
             return self.ready.popleft()
         return self._idle_for(idle_s) if idle_s > 0 else None
 
+    def _gives_way(self) -> bool:
+        if not self._pool.gives_way(self.relayers, self._served, self.health):
+            return False
+        self._served = 0
+        return True
+
     def _idle_for(self, idle_s: float) -> Delivery | None:
         idle = _Idle()
         self._idle.append(idle)
+        self._pool.note_idle(self, is_idle=True)
         if not idle.woken.wait(idle_s):
             try:
                 self._idle.remove(idle)
             except ValueError:
                 # Chosen in the moment the time ran out: what it was chosen for is coming.
                 idle.woken.wait()
+            else:
+                self._pool.note_idle(self, is_idle=bool(self._idle))
         return idle.delivery
+
+    def _wake_one(self, delivery: Delivery | None) -> None:
+        idle = self._idle.pop()
+        self._pool.note_idle(self, is_idle=bool(self._idle))
+        idle.hand(delivery)
 
     def release(self) -> None:
         """Wake every idle relayer, so that it can end."""
         while self._idle:
-            self._idle.pop().hand(None)
+            self._wake_one(None)
+
+    def release_one(self) -> None:
+        """Likewise that which idles longest."""
+        if self._idle:
+            idle = self._idle.pop(0)
+            self._pool.note_idle(self, is_idle=bool(self._idle))
+            idle.hand(None)
+
+    def add_relayer(self) -> None:
+        self.relayers += 1
+        self._pool.count(1, self.health)
+
+    def remove_relayer(self) -> None:
+        self.relayers -= 1
+        self._pool.count(-1, self.health)
+        if self.wanted():
+            self.on_want(self)
 
     def wanted(self) -> int:
         """How many more relayers this site could use: one for each ready delivery, within
         the window."""
-        return max(0, min(len(self.ready), self._window - self.relayers))
+        return max(0, min(len(self.ready), self.window - self.relayers))
 
     def put_back(self, delivery: Delivery) -> None:
         """What a relayer took and could not even try; it is the next one's turn again."""
         if self._idle:
-            self._idle.pop().hand(delivery)
+            self._wake_one(delivery)
         else:
             self.ready.appendleft(delivery)
+            self.on_want(self)
 
     def take_ready(self) -> list[Delivery]:
         """Everything that waits for a relayer, which has none to wait for now."""
@@ -132,18 +188,29 @@ class Site:
 
         `hasten(entry, message_id, part)` makes one due and says whether it was asleep at all.
         """
-        room = 2 * self._window - len(self.ready)
+        room = 2 * self.window - len(self.ready)
         while room > 0 and self._asleep:
             if hasten(*_SLEEPER.unpack(heappop(self._asleep))[1:]):
                 room -= 1
 
-    def note_success(self) -> None:
-        """A host of the site was reached, and answered MAIL or later."""
+    def note_success(self, took_s: float = 0.0, *, throttled: bool = False) -> None:
+        """A host of the site was reached, and answered MAIL or later, after `took_s` in all.
+
+        `throttled`: by "slow down", which is an answer as well.
+        """
         self.dead_until = 0.0
-        if self._patience:
-            self._patience -= 1
-        else:
-            self._window = shaping.after_success(self._window, self._limit)
+        self._seconds += _NEWEST * (took_s - self._seconds)
+        self._turn(Health.WELL if self._seconds <= SLOW_S else Health.BAD)
+        if throttled:
+            self._window.note_throttled()
+            return
+        self._window.note_success(self.relayers)
+        if self.wanted():
+            self.on_want(self)
+
+    def note_slow(self) -> None:
+        """An attempt in hand has taken longer than one may at a site that is well."""
+        self._turn(Health.BAD)
 
     def note_no_connection(self, dead_until: float, why: Outcome) -> None:
         """`dead_until` is 0.0 when some host is not marked: it refused, but it is alive."""
@@ -155,9 +222,20 @@ class Site:
         if dead_until != self.dead_until:
             self._put_to_sleep = 0
         self.dead_until = dead_until
-        sessions = self.hosts.sessions
-        self._window = shaping.after_no_connection(sessions)
-        self._patience = shaping.PATIENCE if sessions else 0
+        others = self.hosts.sessions
+        self._window.note_refused(others)
+        if not others:
+            self._turn(Health.BAD)
+
+    def _turn(self, health: Health) -> None:
+        if health is not self.health:
+            self._pool.turned(self.relayers, self.health, health)
+            self.health = health
+
+    @property
+    def window(self) -> int:
+        """As many relayers it may have."""
+        return self._window.sessions
 
     @property
     def still_works(self) -> bool:
@@ -167,11 +245,17 @@ class Site:
     @property
     def is_full(self) -> bool:
         """No further relayer may come: what is ready waits for those that are there."""
-        return self.relayers >= self._window
+        return self.relayers >= self.window
 
     @property
     def is_unused(self) -> bool:
         return not self.ready and not self.relayers
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        """Though unused: what was learned of it would be lost, or who waits for it."""
+        is_known = self.health is Health.WELL or self._window.has_learned
+        return is_known or bool(self.dead_until or self._asleep)
 
     @property
     def has_sleepers(self) -> bool:
@@ -190,3 +274,7 @@ class _Idle:
     def hand(self, delivery: Delivery | None) -> None:
         self.delivery = delivery
         self.woken.set()
+
+
+def _nobody_cares(_site: Site) -> None:
+    """Whoever looks at wanted() by himself."""

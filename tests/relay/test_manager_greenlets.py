@@ -101,6 +101,91 @@ def test_a_session_that_idled_in_vain_makes_room_for_another_site() -> None:
         """)
 
 
+def test_an_idle_session_leaves_at_once_when_another_site_wants_its_place() -> None:
+    run("""
+        with Peer() as peer:
+            relay = Relay(
+                {"b.test": host(ONE), "c.test": host(ONE, "mx.c.test")},
+                peer.port,
+                max_connections=1,
+                settings={"idle_timeout_s": 60.0},
+            )
+            helper, stop = helped(relay)
+            for domain in ("b.test", "c.test", "b.test"):
+                before = len(relay.ends)
+                relay.send(envelope(f"x@{domain}"))
+                until(lambda: len(relay.ends) > before)
+        """)
+
+
+def test_a_site_with_much_mail_lets_the_others_have_their_turn() -> None:
+    run("""
+        with Peer() as peer:
+            relay = Relay(
+                {"b.test": host(ONE), "c.test": host(ONE, "mx.c.test")},
+                peer.port,
+                max_connections=1,
+            )
+            helper, stop = helped(relay)
+            relay.send(*numbered(200))
+            until(lambda: relay.ends)
+            [message_id] = relay.send(envelope("x@c.test"))
+            until(lambda: any(end.message_id == message_id for end in relay.ends))
+            assert len(relay.ends) < 100, len(relay.ends)
+            until(lambda: len(relay.ends) == 201)
+        """)
+
+
+def test_sites_that_hang_leave_room_for_those_that_answer() -> None:
+    run("""
+        with Peer() as peer, Peer(TWO, peer.port) as silent:
+            silent.always("CONNECT", FOREVER)
+            hanging = {f"d{n}.test": host(TWO, f"mx{n}.test") for n in range(20)}
+            relay = Relay({"b.test": host(ONE), **hanging}, peer.port, max_connections=8)
+            helper, stop = helped(relay)
+            relay.send(envelope("x@b.test"))
+            until(lambda: relay.ends)
+            relay.send(*(envelope(f"x@{domain}") for domain in hanging))
+            until(lambda: silent.open == 6)
+            relay.send(*numbered(50))
+            until(lambda: len(relay.ends) == 51)
+            assert silent.open == 6, silent.open
+        """)
+
+
+def test_a_site_starts_with_few_sessions_and_has_more_when_it_answers() -> None:
+    run("""
+        with Peer() as peer:
+            gate = threading.Event()
+            peer.always(".", lambda _: (gate.wait(), POLITE)[1])
+            relay = Relay({"b.test": host(ONE)}, peer.port, initial_site_connections=2)
+            helper, stop = helped(relay)
+            relay.send(*numbered(60))
+            until(lambda: peer.open == 2)
+            gate.set()
+            until(lambda: len(relay.ends) == 60)
+            assert 2 < peer.most_open <= 20, peer.most_open
+        """)
+
+
+def test_a_site_that_asks_to_slow_down_has_fewer_sessions() -> None:
+    run("""
+        with Peer() as peer:
+            peer.always("MAIL", "451 4.7.1 too much mail")
+            relay = Relay({"b.test": host(ONE)}, peer.port, initial_site_connections=9)
+            relay.send(*numbered(9))
+            relay.run()
+            peer.always("MAIL", POLITE)
+            peer.always(".", (Pause(0.002), POLITE))
+            until(lambda: peer.open == 0)
+            relay.set_clock.advance(61)
+            peer.most_open = 0
+            relay.run()
+            assert len(peer.messages) == 9
+            assert peer.most_open < 9, peer.most_open
+        """)
+
+
 def test_idle_sessions_are_used_for_mail_that_comes_later() -> None:
     said = run("""
         with Peer() as peer:
