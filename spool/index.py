@@ -27,6 +27,7 @@ class Place(NamedTuple):
 #: One living key: its PUT's place, the bytes that record keeps alive, the segment of its newest
 #: AMEND (0: none yet).  The state follows.
 _KEY = struct.Struct("<IIIII")
+_pack = _KEY.pack
 #: One chunk: place, bytes kept alive.  All zero: not there.
 _CHUNK = struct.Struct("<IIII")
 #: Bytes a record is charged beside its contents: kind, key, msgpack's own, its share of a frame.
@@ -265,13 +266,13 @@ class Index:
 
     def _put(self, place: Place, put: Put) -> None:
         key, state, head, body, _ = put
+        segment, offset, length = place
         table = self._keys.table(key)
-        before = table.get(key)
-        if before is not None:
-            self._end(place.segment, before)
+        if key in table:
+            self._end(segment, table[key])
         size = len(state) + len(head) + len(body) + _OVERHEAD
-        table[key] = _KEY.pack(*place, size, 0) + state
-        self._charge(place[0], size)
+        table[key] = _pack(segment, offset, length, size, 0) + state
+        self._charge(segment, size)
         if key > self.last_key:
             self.last_key = key
 

@@ -54,7 +54,8 @@ class Log:
         says the last key that was given out."""
         self._files = files
         self._segment_bytes = segment_bytes
-        self._reserve_bytes = segment_bytes // _RESERVE_SHARE
+        #: As far as a segment is filled with what is no settlement.
+        self._accepts_bytes = segment_bytes - segment_bytes // _RESERVE_SHARE
         self._landed = landed
         self._issued = issued
         self._losses = losses
@@ -317,8 +318,7 @@ class Log:
         return self._open_next(entry.size)
 
     def _fits(self, entry: Entry, tail: int) -> bool:
-        reserve = 0 if entry.kept else self._reserve_bytes
-        return tail + entry.size + reserve <= self._segment_bytes
+        return tail + entry.size <= (self._segment_bytes if entry.kept else self._accepts_bytes)
 
     def _open_next(self, size: int = 0) -> Active:
         """A fresh segment: header, and as its first frame where those before it end.
@@ -374,9 +374,11 @@ class Log:
         with self._writing:
             tail, stop = segment.tail, start
             for entry in entries[start:]:
-                if not self._fits(entry, tail) and not (segment.fresh and stop == start):
-                    break
                 tail += entry.size
+                if tail > (self._segment_bytes if entry.kept else self._accepts_bytes) and not (
+                    segment.fresh and stop == start
+                ):
+                    break
                 stop += 1
             written, error = segment.write(entries[start:stop])
             ruin = segment.mend(error) if error is not None else None

@@ -29,6 +29,8 @@ from spool.saving import Saver
 from spool.unlanded import Unlanded
 from spool.waiting import Event, Lock, locked
 
+_new = tuple.__new__
+
 #: Chunks gathered for the next commit, in bytes, above which their writer waits for it: the one
 #: kind of unwaited record that clients can send faster than the disk takes it.
 GATHER_BYTES = 8 * 1024 * 1024
@@ -162,21 +164,26 @@ class Spool:
         """
         if not batch:
             return
-        has_chunks = False
+        has_chunks, has_newest = False, False
         for record in batch:
             if type(record) is Put:
+                # One that is waited for has no key that anybody knows of.
+                has_newest = has_newest or not wait
                 if record.chunks:
                     self._require_chunks(record)
             elif type(record) is Chunk:
                 has_chunks = True
-            elif self._spoilt and type(record) is Drop:
-                self._spoilt.pop(record.key, None)
+            else:
+                has_newest = True
+                if self._spoilt and type(record) is Drop:
+                    self._spoilt.pop(record.key, None)
         if has_chunks and self._committer.gathered_bytes() > GATHER_BYTES:
             wait = True
         entry = Entry(batch, waits=wait, kept=not wait and not has_chunks)
         with self._lock:
             group = self._committer.gather(entry)
-            self._unlanded.add(entry)
+            if has_newest:
+                self._unlanded.add(entry)
         if wait:
             self._committer.wait(entry, group)
 
@@ -342,7 +349,8 @@ class Spool:
         apply = self._index.apply
         with self._lock:
             for entry in entries:
-                apply(Place(entry.segment, entry.offset, entry.size), entry.batch)
+                # Calling the class is Python of its own.
+                apply(_new(Place, (entry.segment, entry.offset, entry.size)), entry.batch)
             if self._unlanded:
                 for entry in entries:
                     self._unlanded.discard(entry)
