@@ -10,6 +10,7 @@ BENCH = [
 TEST = [
     "pytest>=8.3",
     "hypothesis>=6.100",
+    "flufl.bounce>=5.0",
     "import-linter>=2.1",
     "mypy>=1.15",
     "ruff>=0.11",

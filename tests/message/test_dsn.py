@@ -7,6 +7,7 @@ from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 
 import pytest
+from flufl.bounce import all_failures
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from gwrelay.errors import ConnectionLost
 from gwrelay.message import dsn, outcome
 from gwrelay.message.dsn import HEADERS_MAX_BYTES, Failure, Report
 from gwrelay.message.envelope import Envelope, Recipient, message_name
-from gwrelay.message.outcome import Outcome
+from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
 
 NOW = 1_709_210_096.75
@@ -422,3 +423,30 @@ def test_an_all_ascii_report_needs_no_smtputf8() -> None:
 def test_two_reports_do_not_share_a_boundary() -> None:
     one, other = parsed(report()), parsed(report()._replace(report_id=7001))
     assert one.get_boundary() != other.get_boundary()
+
+
+# -- what other software makes of it --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "failed"),
+    [
+        (
+            report(failure("c@d.example"), failure("e@f.example", GREYLISTED, expired=True)),
+            {b"c@d.example", b"e@f.example"},
+        ),
+        (report(failure("c@d.example"), headers=b""), {b"c@d.example"}),
+        # The address it knows is the one that was given first.
+        (report(failure("c@d.example", orcpt="rfc822;list@x.example")), {b"list@x.example"}),
+    ],
+    ids=["refused and expired", "no headers left", "sent on"],
+)
+def test_a_list_manager_sees_who_failed(made: Report, failed: set[bytes]) -> None:
+    """flufl.bounce is what Mailman asks."""
+    assert all_failures(parsed(made)) == (set(), failed)
+
+
+def test_a_list_manager_takes_no_relayed_recipient_for_a_failed_one() -> None:
+    relayed = NOBODY._replace(kind=Kind.DELIVERED, relayed=True, reply=Reply(250, "2.1.5", "ok"))
+    temporary, permanent = all_failures(parsed(report(failure(told=relayed))))
+    assert (temporary, permanent) == (set(), set())
