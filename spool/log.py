@@ -217,6 +217,15 @@ class Log:
         finally:
             self._files.close_file(fd)
 
+    def leaves_no_frame(self, numbers: Sequence[int]) -> bool:
+        """Whether the log would say nothing at all without these segments."""
+        return not any(s.serial for s in self._row.values() if s.number not in numbers)
+
+    @property
+    def is_missing_some(self) -> bool:
+        """Whether there are segments that are gone without our doing, and needed."""
+        return bool(self._missing)
+
     @property
     def is_removing(self) -> bool:
         """Whether a remove() has failed half-way: another would see to the rest."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from spool.checkpoint import Block, Writer
+from spool.checkpoint import NAME, Block, Writer
 from spool.commit import Committer
 from spool.counters import Counters
 from spool.files import Files
@@ -80,6 +80,15 @@ class Saver:
             self._writer = None
         while self._advance():
             pass
+
+    def forget(self) -> None:
+        """Take the checkpoint away, durably.  OSError."""
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
+        if NAME in self._files.names():
+            self._files.remove(NAME)
+            self._files.sync_directory()
 
     def _advance(self) -> int:
         """Begin one, or go on.  → bytes written; 0 at its end, whatever that was."""

@@ -187,12 +187,13 @@ class Spool:
         if wait:
             self._committer.wait(entry, group)
 
-    def note(self, batch: Sequence[Record]) -> None:
+    def note(self, batch: Sequence[Record]) -> bool:
         """As an unwaited write(), but in the file when this returns, without waiting for a sync
         that is running: a killed process leaves it behind, a power loss may take it until the
         next commit.  Not for chunks.
 
-        Where there is no room for it at once it rides with the next commit, like any other.
+        → False where there was no room for it at once: it rides with the next commit, like any
+        other.
         """
         entry = Entry(batch, waits=False, kept=True)
         if any(self._unlanded.gathered(record.key) for record in batch):
@@ -201,6 +202,7 @@ class Spool:
             if self._closed or not self._log.note(entry):
                 self._committer.gather(entry)
             self._unlanded.add(entry)
+        return entry.noted
 
     def sync(self) -> None:
         """Everything written so far is durable on return; else raises SpoolFull, SpoolFailed."""
@@ -390,6 +392,12 @@ class Spool:
             if not spent and not self._log.is_removing:
                 return
             try:
+                if spent and self._log.leaves_no_frame(spent):
+                    # What ended the keys of the checkpoint goes, and with nothing behind it the
+                    # next start would take them for damaged.
+                    if self._log.is_missing_some:
+                        return
+                    self._saver.forget()
                 gone = self._log.remove(spent)
             except OSError as error:
                 self._logger.error("spool: cannot remove spent segments: %s", error)

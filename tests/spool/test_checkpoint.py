@@ -242,6 +242,43 @@ def test_a_segment_that_vanished_is_missed_and_its_keys_are_damaged(
     spool.close()
 
 
+@pytest.mark.parametrize("ends", ["closed", "killed"])
+def test_a_key_that_ended_is_not_missed_though_nothing_is_left_that_says_so(
+    tmp_path: Path, ends: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its DROP was all there was behind the checkpoint, and went with the segment it stood in."""
+    log = opened(tmp_path)
+    log.write([Put(1, b"", b"", b"x")])
+    log.run(Rounds(1))  # makes a spare, which keeps the secret
+    log.close()
+    log = opened(tmp_path)
+    log.write([Drop(1)])
+    log._files.close()  # killed while the next segment was being made
+    (tmp_path / name_of(2)).write_bytes(bytes(100))
+    for _ in range(2):
+        log = opened(tmp_path)
+        assert dict(log.items()) == {}
+        assert not (tmp_path / name_of(1)).exists()
+        if ends == "closed":
+            log.close()
+        else:
+            log._files.close()
+    assert not [message for message in caplog.messages if "missing" in message]
+
+
+def test_nothing_is_removed_that_says_what_became_of_a_missing_key(tmp_path: Path) -> None:
+    without_segment_2(tmp_path)
+    log = opened(tmp_path)
+    log.write([Drop(key) for key in (1, 3, 4, 100)])
+    log._files.close()
+    last = max(int(path.name[:12]) for path in tmp_path.glob("*.segment"))
+    (tmp_path / name_of(last + 1)).write_bytes(bytes(100))
+    for _ in range(2):
+        log = opened(tmp_path)
+        assert list(dict(log.items())) == [2]
+        log._files.close()
+
+
 def four_segments(path: Path) -> None:
     """One living key in each of segments 1..4, and a checkpoint that covers them."""
     log = opened(path)
