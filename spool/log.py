@@ -217,9 +217,13 @@ class Log:
         finally:
             self._files.close_file(fd)
 
-    def leaves_no_frame(self, numbers: Sequence[int]) -> bool:
-        """Whether the log would say nothing at all without these segments."""
-        return not any(s.serial for s in self._row.values() if s.number not in numbers)
+    def goes_on_behind(self, position: Row | None, without: Sequence[int]) -> bool:
+        """Whether there is a frame behind `position`, not counting these segments."""
+        return position is None or any(
+            segment.serial > (position.serial if segment.number == position.segment else 0)
+            for segment in self._row.values()
+            if segment.number >= position.segment and segment.number not in without
+        )
 
     @property
     def is_missing_some(self) -> bool:

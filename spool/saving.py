@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from spool.checkpoint import NAME, Block, Writer
+from spool.checkpoint import NAME, Block, Row, Writer
 from spool.commit import Committer
 from spool.counters import Counters
 from spool.files import Files
@@ -31,9 +31,10 @@ class Saver:
         counters: Counters,
         logger: logging.Logger,
         growth_bytes: int,
+        position: Row | None,
     ) -> None:
         """`growth_bytes` is what the log grows by, at least, before the next checkpoint: what a
-        start after a crash has to replay."""
+        start after a crash has to replay.  `position` is that of the checkpoint there is."""
         self._growth_bytes = growth_bytes
         self._files = files
         self._log = log
@@ -43,6 +44,9 @@ class Saver:
         self._issued = issued
         self._counters = counters
         self._logger = logger
+        #: That of the newest checkpoint there is, or may be soon; None without one.  A frame behind
+        #: it is behind those of all earlier ones.
+        self.position = position
         self._writer: Writer | None = None
         self._blocks: Iterator[Block] = iter(())
         #: What the counters said when the last one was begun, and the bytes it took.
@@ -75,17 +79,14 @@ class Saver:
         unchanged = self._counters.frames == self._frames
         if self._writer is None and unchanged and (self._frames or is_covered):
             return
-        if self._writer is not None:
-            self._writer.abandon()  # it would not cover the end
-            self._writer = None
+        self._abandon()  # it would not cover the end
         while self._advance():
             pass
 
     def forget(self) -> None:
-        """Take the checkpoint away, durably.  OSError."""
-        if self._writer is not None:
-            self._writer.abandon()
-            self._writer = None
+        """Take the checkpoint away, durably, and the one being written.  OSError."""
+        self._abandon()
+        self.position = None
         if NAME in self._files.names():
             self._files.remove(NAME)
             self._files.sync_directory()
@@ -105,10 +106,14 @@ class Saver:
             self._size_bytes = self._writer.finish()
         except OSError as error:
             self._logger.warning("spool: no checkpoint could be written: %s", error)
-            if self._writer is not None:
-                self._writer.abandon()
+            self._abandon()
         self._writer = None
         return 0
+
+    def _abandon(self) -> None:
+        if self._writer is not None:
+            self._writer.abandon()
+            self._writer = None
 
     def _begin(self) -> bool:
         self._written_bytes = self._counters.written_bytes
@@ -119,6 +124,7 @@ class Saver:
         if covered is None:
             return False
         self._is_wanted = False
+        self.position = covered.position
         self._writer = Writer(self._files, self._log.secret, covered)
         self._blocks = self._index.dump()
         self._frames = frames

@@ -125,6 +125,7 @@ class Spool:
             self.counters,
             self._logger,
             checkpoint_bytes,
+            None if past.checkpoint is None else past.checkpoint.covered.position,
         )
         self._last_key = past.last_key
         self._loader = Loader(self._log, past, self._index, self._lock, losses, self._logger)
@@ -199,7 +200,9 @@ class Spool:
         if any(self._unlanded.gathered(record.key) for record in batch):
             self._committer.flush()  # what was written of these keys before comes before it
         with self._lock:
-            if self._closed or not self._log.note(entry):
+            # Where the disk did not take it, this waits behind it.
+            waits = any(self._unlanded.gathered(record.key) for record in batch)
+            if waits or self._closed or not self._log.note(entry):
                 self._committer.gather(entry)
             self._unlanded.add(entry)
         return entry.noted
@@ -392,9 +395,9 @@ class Spool:
             if not spent and not self._log.is_removing:
                 return
             try:
-                if spent and self._log.leaves_no_frame(spent):
-                    # What ended the keys of the checkpoint goes, and with nothing behind it the
-                    # next start would take them for damaged.
+                if spent and not self._log.goes_on_behind(self._saver.position, spent):
+                    # What ended keys of the checkpoint goes, and with nothing behind it the next
+                    # start would take them for damaged.
                     if self._log.is_missing_some:
                         return
                     self._saver.forget()

@@ -266,6 +266,22 @@ def test_a_key_that_ended_is_not_missed_though_nothing_is_left_that_says_so(
     assert not [message for message in caplog.messages if "missing" in message]
 
 
+def test_nor_is_it_missed_when_only_what_says_so_is_gone(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    for key in (1, 2, 3):  # a segment each
+        log.write([Put(key, b"", b"", b"x" * 2200)])
+    log.close()
+    log = opened(tmp_path)
+    log.write([Drop(1), Drop(3)])
+    log._files.close()
+    last = max(int(path.name[:12]) for path in tmp_path.glob("*.segment"))
+    (tmp_path / name_of(last + 1)).write_bytes(bytes(100))
+    for _ in range(3):
+        log = opened(tmp_path)
+        assert found(log) == {2: (b"", b"x" * 2200)}
+        log._files.close()
+
+
 def test_nothing_is_removed_that_says_what_became_of_a_missing_key(tmp_path: Path) -> None:
     without_segment_2(tmp_path)
     log = opened(tmp_path)

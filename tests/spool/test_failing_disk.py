@@ -149,13 +149,29 @@ def test_a_note_for_which_there_is_no_room_rides_with_a_later_commit(disk: Fault
     spool = opened(disk)
     spool.write([Put(1, b"one", b"", b"")])
     disk.room = 0
-    spool.note([Amend(1, b"noted")])
+    assert not spool.note([Amend(1, b"noted")])
     assert spool.state(1) == b"noted"
     with pytest.raises(SpoolFull):
         spool.sync()
     disk.room = None
     spool.sync()
     assert after_crash(disk) == {1: b"noted"}
+
+
+def test_a_note_does_not_go_ahead_of_what_the_disk_did_not_take(disk: FaultyDisk) -> None:
+    """Though there is room for it, in a segment that was filled with zeros before."""
+    spool = opened(disk, segment_bytes=3000)
+    spool.write([Put(1, b"", b"", b"")])
+    spool.run(Rounds(1))
+    spool.write([Put(2, b"", b"", b"")], wait=False)
+    disk.room = 0
+    spool.write([Put(3, b"first", b"", b"x" * 2500)], wait=False)
+    assert not spool.note([Amend(3, b"noted")])
+    disk.room = None
+    spool.sync()
+    states = {1: b"", 2: b"", 3: b"noted"}
+    assert dict(spool.items()) == states
+    assert after_crash(disk) == states
 
 
 def test_a_full_disk_still_takes_settlements_where_a_segment_was_made_ahead(
