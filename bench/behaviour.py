@@ -21,6 +21,8 @@ class Behaviour(NamedTuple):
     #: before the reply.  Commands that arrive together share the longest of their delays,
     #: as they would share one round trip.
     delays: Mapping[str, float] = {}
+    #: Whether it offers PIPELINING; without, each command has a delay of its own.
+    pipelining: bool = True
 
     @property
     def judges(self) -> bool:

@@ -2,12 +2,16 @@
 
 import os
 import resource
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Filesystems in memory: a sync does nothing there.
 _UNSYNCED = frozenset({"tmpfs", "ramfs"})
+ESTABLISHED, CONNECTING = "established", "connecting"
+#: As <net/tcp_states.h> numbers them.
+_TCP_STATES = {"01": ESTABLISHED, "02": CONNECTING}
 
 
 class Filesystem(NamedTuple):
@@ -55,6 +59,18 @@ def usage(pid: int) -> Usage:
         _kib(fields["VmHWM"]),
         (int(times[11]) + int(times[12])) / _TICKS_PER_S,
     )
+
+
+def connections(port: int) -> Counter[str]:
+    """How many connections to `port`, of whatever address and of any process in this network
+    namespace, are in each state: ESTABLISHED or CONNECTING.  IPv4, the clients' side."""
+    found: Counter[str] = Counter()
+    # A row of /proc/net/tcp: number, local address:port, remote address:port, state, all in hex.
+    for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, state = row.split(None, 4)[:4]
+        if state in _TCP_STATES and int(remote.partition(":")[2], 16) == port:
+            found[_TCP_STATES[state]] += 1
+    return found
 
 
 def raise_file_limit() -> None:

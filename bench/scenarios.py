@@ -2,5 +2,5 @@
 
 NAMES = (
     *("append", "replay", "compaction", "queue_million"),
-    *("session", "sessions", "big", "mx"),
+    *("session", "sessions", "big", "mx", "mixed", "schedule", "window"),
 )

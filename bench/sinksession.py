@@ -18,6 +18,7 @@ _GREETING = b"220 sink.example ESMTP\r\n"
 _CLOSING = b"221 2.0.0 bye\r\n"
 _EHLO = "".join(f"250-{word}\r\n" for word in ("sink.example", *_EXTENSIONS[:-1])).encode()
 _EHLO += f"250 {_EXTENSIONS[-1]}\r\n".encode()
+_EHLO_ONE_BY_ONE = _EHLO.replace(b"250-PIPELINING\r\n", b"")
 _OK = b"250 2.0.0 ok\r\n"
 _SENDER_OK = b"250 2.1.0 ok\r\n"
 _RECIPIENT_OK = b"250 2.1.5 ok\r\n"
@@ -119,7 +120,7 @@ class SinkSession:
 
     def _ehlo(self, line: bytes) -> bytes:
         self._rset(line)
-        return _EHLO
+        return _EHLO if self._rules.pipelining else _EHLO_ONE_BY_ONE
 
     def _rset(self, _: bytes) -> bytes:
         self._reverse_path = None

@@ -129,7 +129,8 @@ def _items(result: Iterator[Any]) -> Iterator[bytes]:
     lines: list[bytes] = []
     for item in result:
         lines.append(_line({"item": item}))
-        if len(lines) == _ITEMS_AT_ONCE:
+        # None says that it takes a while: what there is must not wait for more.
+        if len(lines) == _ITEMS_AT_ONCE or item is None:
             yield b"".join(lines)
             lines.clear()
             gevent.sleep(0)

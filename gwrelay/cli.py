@@ -17,6 +17,14 @@ import click
 import msgspec
 
 from gwrelay import __version__
+from gwrelay.clioptions import (
+    admin_option,
+    given_admin,
+    given_spool,
+    json_option,
+    spool_option,
+)
+from gwrelay.cliqueue import explain, queue_group, status
 from gwrelay.config import (
     CONFIG_VARIABLE,
     DESTINATION,
@@ -27,7 +35,6 @@ from gwrelay.config import (
     Given,
     Loaded,
     Setting,
-    admin_path,
     load,
 )
 from gwrelay.errors import ConfigError, GatewayError
@@ -93,14 +100,6 @@ _config_option = click.option(
     envvar=CONFIG_VARIABLE,
     help=f"Read settings from this TOML file.  Also {CONFIG_VARIABLE}.",
 )
-_spool_option = click.option(
-    "--spool",
-    "directory",
-    metavar="DIR",
-    envvar="GWRELAY_SPOOL",
-    help="The directory that serve was given.  Also GWRELAY_SPOOL.",
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +167,7 @@ def serve(config: str | None, **given: str | Sequence[str] | None) -> Callable[[
 @click.option(
     "--effective", is_flag=True, help="Print every setting, as a file, and where it came from."
 )
-@_json_option
+@json_option
 def check_config(
     config: str | None, effective: bool, as_json: bool, **given: str | Sequence[str] | None
 ) -> int:
@@ -196,7 +195,7 @@ def check_config(
 
 @gwrelay.command(short_help="Show the relay at work, on this machine alone.")
 @click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Relay this many.")
-@_json_option
+@json_option
 @click.option("--keep", is_flag=True, help="Keep the spool and the logs, and say where.")
 def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
     """Relay believable mail on this machine alone, and show what became of it.
@@ -230,6 +229,11 @@ def bench_group() -> None:
     """
 
 
+gwrelay.add_command(status)
+gwrelay.add_command(queue_group)
+gwrelay.add_command(explain)
+
+
 @gwrelay.group("spool", short_help="Look into the spool.")
 def spool_group() -> None:
     """Look into the spool.
@@ -240,20 +244,20 @@ def spool_group() -> None:
 
 
 @spool_group.command("stat")
-@_spool_option
-@_json_option
+@spool_option
+@json_option
 def spool_stat(directory: str | None, as_json: bool) -> int:
     """Say what the spool holds.
 
     For each worker: its segments with their frames, living bytes and dead share, the number of
     messages, the times of the oldest and the newest, and what it all takes of the disk.
     """
-    return int(_spool_tools().stat(_given_spool(directory), as_json=as_json))
+    return int(_spool_tools().stat(given_spool(directory), as_json=as_json))
 
 
 @spool_group.command("verify")
-@_spool_option
-@_json_option
+@spool_option
+@json_option
 def spool_verify(directory: str | None, as_json: bool) -> int:
     """Read every frame, and say what is lost or damaged.
 
@@ -262,12 +266,12 @@ def spool_verify(directory: str | None, as_json: bool) -> int:
 
     Exit status 0 when all is whole, 1 when anything is lost or damaged.
     """
-    return int(_spool_tools().verify(_given_spool(directory), as_json=as_json))
+    return int(_spool_tools().verify(given_spool(directory), as_json=as_json))
 
 
 @spool_group.command("dump", short_help="Print messages, or the content of one.")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@_spool_option
+@spool_option
 @click.option("--content", is_flag=True, help="Print the content of the one ID, byte for byte.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; without --content it always is.")
 def spool_dump(ids: Sequence[str], directory: str | None, content: bool, as_json: bool) -> int:
@@ -282,14 +286,14 @@ def spool_dump(ids: Sequence[str], directory: str | None, content: bool, as_json
         raise ConfigError("--content: prints one message as it is; give one ID, and no --json")
     tools = _spool_tools()
     if content:
-        return int(tools.dump_content(_given_spool(directory), ids[0]))
-    return int(tools.dump(_given_spool(directory), ids))
+        return int(tools.dump_content(given_spool(directory), ids[0]))
+    return int(tools.dump(given_spool(directory), ids))
 
 
 @spool_group.command("repair", short_help="Drop messages whose content is damaged.")
-@_spool_option
+@spool_option
 @click.option("--dry-run", is_flag=True, help="Only say which these are.")
-@_json_option
+@json_option
 def spool_repair(directory: str | None, dry_run: bool, as_json: bool) -> int:
     """Drop messages that miss a part of their content.
 
@@ -301,11 +305,11 @@ def spool_repair(directory: str | None, dry_run: bool, as_json: bool) -> int:
     Exit status 3, with nothing done, while a gateway has the spool.
     """
     tools = _spool_tools()
-    return int(tools.repair(_given_spool(directory), dry_run=dry_run, as_json=as_json))
+    return int(tools.repair(given_spool(directory), dry_run=dry_run, as_json=as_json))
 
 
 @spool_group.command("compact", short_help="Give back the room of what is delivered.")
-@_spool_option
+@spool_option
 @click.option(
     "--ratio",
     default="0.5",
@@ -313,7 +317,7 @@ def spool_repair(directory: str | None, dry_run: bool, as_json: bool) -> int:
     metavar="SHARE",
     help="Compact files of the log in which more than this is dead.",
 )
-@_json_option
+@json_option
 def spool_compact(directory: str | None, ratio: str, as_json: bool) -> int:
     """Copy what still waits out of mostly dead files of the log, and give these back.
 
@@ -326,7 +330,7 @@ def spool_compact(directory: str | None, ratio: str, as_json: bool) -> int:
         share = SHARE.read(ratio)
     except ValueError as error:
         raise ConfigError(f"--ratio: {ratio!r} {error}; {SHARE.right}") from None
-    return int(_spool_tools().compact(_given_spool(directory), share, as_json=as_json))
+    return int(_spool_tools().compact(given_spool(directory), share, as_json=as_json))
 
 
 @gwrelay.group("mx", short_help="Where mail for a domain goes, and which hosts are down.")
@@ -348,7 +352,7 @@ _LOOKUP_SETTINGS = (
 @mx_group.command("lookup", cls=SettingsCommand, fields=_LOOKUP_SETTINGS)
 @click.argument("domain")
 @_config_option
-@_json_option
+@json_option
 def mx_lookup(
     domain: str, config: str | None, as_json: bool, **given: str | Sequence[str] | None
 ) -> int:
@@ -365,19 +369,11 @@ def mx_lookup(
     return int(_mx_tools().lookup(domain, loaded.settings, asks_gateway=asks, as_json=as_json))
 
 
-_admin_option = click.option(
-    "--admin",
-    metavar="unix:PATH",
-    envvar="GWRELAY_ADMIN",
-    help="The control socket, where serve was given one.  Also GWRELAY_ADMIN.",
-)
-
-
 @mx_group.command("cache")
 @click.argument("domains", metavar="[DOMAIN]...", nargs=-1)
-@_spool_option
-@_admin_option
-@_json_option
+@spool_option
+@admin_option
+@json_option
 def mx_cache(
     domains: Sequence[str], directory: str | None, admin: str | None, as_json: bool
 ) -> int:
@@ -386,25 +382,25 @@ def mx_cache(
     For each: its exchanges and their addresses or why there are none, when it was last used, when
     it will be asked for again and when it expires.
     """
-    at = _given_admin(directory, admin)
+    at = given_admin(directory, admin)
     return int(_mx_tools().cache(at, domains, as_json=as_json))
 
 
 @mx_group.command("bad")
-@_spool_option
-@_admin_option
-@_json_option
+@spool_option
+@admin_option
+@json_option
 def mx_bad(directory: str | None, admin: str | None, as_json: bool) -> int:
     """Print which hosts are marked bad, and until when."""
-    return int(_mx_tools().bad(_given_admin(directory, admin), as_json=as_json))
+    return int(_mx_tools().bad(given_admin(directory, admin), as_json=as_json))
 
 
 @mx_group.command("flush")
 @click.argument("domains", metavar="[DOMAIN]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Forget all domains.")
-@_spool_option
-@_admin_option
-@_json_option
+@spool_option
+@admin_option
+@json_option
 def mx_flush(
     domains: Sequence[str],
     everything: bool,
@@ -415,7 +411,7 @@ def mx_flush(
     """Forget what is remembered of domains: the next mail for them asks anew."""
     if everything == bool(domains):
         raise ConfigError("mx flush: name domains, or give --all")
-    return int(_mx_tools().flush(_given_admin(directory, admin), domains, as_json=as_json))
+    return int(_mx_tools().flush(given_admin(directory, admin), domains, as_json=as_json))
 
 
 @mx_group.command("mark-bad")
@@ -423,9 +419,9 @@ def mx_flush(
 @click.option(
     "--for", "lasts", metavar="DURATION", help="How long; --mx-bad-time's longest unless given."
 )
-@_spool_option
-@_admin_option
-@_json_option
+@spool_option
+@admin_option
+@json_option
 def mx_mark_bad(
     host: str, lasts: str | None, directory: str | None, admin: str | None, as_json: bool
 ) -> int:
@@ -434,50 +430,30 @@ def mx_mark_bad(
     A name is marked at all its addresses.  Mail goes to the other exchanges of its domains, or
     waits.
     """
-    at = _given_admin(directory, admin)
+    at = given_admin(directory, admin)
     return int(_mx_tools().mark_bad(at, host, lasts, as_json=as_json))
 
 
 @mx_group.command("mark-good")
 @click.argument("host")
-@_spool_option
-@_admin_option
-@_json_option
+@spool_option
+@admin_option
+@json_option
 def mx_mark_good(host: str, directory: str | None, admin: str | None, as_json: bool) -> int:
     """Forget all marks of HOST, a name or an address, and let its mail go."""
-    return int(_mx_tools().mark_good(_given_admin(directory, admin), host, as_json=as_json))
+    return int(_mx_tools().mark_good(given_admin(directory, admin), host, as_json=as_json))
 
 
 def _mx_tools() -> Any:
     return importlib.import_module("gwrelay.mxtools")
 
 
-def _given_admin(directory: str | None, admin: str | None) -> str:
-    """Path of the control socket of the gateway that is meant."""
-    setting = TABLE["admin"]
-    try:
-        socket_path = str(setting.kind.read(admin or str(setting.default)))
-    except ValueError as error:
-        raise ConfigError(f"--admin: {admin!r} {error}; {setting.kind.right}") from None
-    if not directory and socket_path.startswith("SPOOL/"):
-        raise ConfigError(
-            "--spool: not given; write --spool DIR or GWRELAY_SPOOL=DIR, or --admin unix:PATH"
-        )
-    return admin_path(socket_path, directory or "")
-
-
 def _spool_tools() -> Any:
     return importlib.import_module("gwrelay.spooltools")
 
 
-def _given_spool(directory: str | None) -> str:
-    if not directory:
-        raise ConfigError("--spool: not given; write --spool DIR or GWRELAY_SPOOL=DIR")
-    return directory
-
-
 @gwrelay.command()
-@_json_option
+@json_option
 def version(as_json: bool) -> None:
     """Print the version."""
     if as_json:

@@ -199,6 +199,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     site_concurrency_initial: Annotated[int, Setting(
         POOL, "site-concurrency-initial", count(), "5",
         "As many at first; the site's answers say whether it may have more, or fewer.")]
+    fair_by: Annotated[str, Setting(
+        POOL, "fair-by", choice("sender-domain", "sender", "none"), "sender-domain",
+        "Who takes turns where mail waits for a site; with 'none' mail goes in the order it came.")]
     messages_per_connection: Annotated[int, Setting(
         POOL, "messages-per-connection", count(), "100", "Then close it and open another.")]
     recipients_per_message: Annotated[int, Setting(
@@ -225,6 +228,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         RETRIES, "lifetime", DURATION, "5d", "Give up on a message older than this: bounce it.")]
     bounce_lifetime_s: Annotated[float, Setting(
         RETRIES, "bounce-lifetime", DURATION, "1d", "Give up on a bounce older than this.")]
+    honor_retry_hint: Annotated[bool, Setting(
+        RETRIES, "honor-retry-hint", SWITCH, "yes",
+        "Come again when a host says so, as in 'try again in 300 seconds'.")]
     in_doubt: Annotated[str, Setting(
         RETRIES, "in-doubt", choice("wait", "retry", "hold"), "wait",
         "When the final dot was sent and no answer came: wait, then ask the same host first; "

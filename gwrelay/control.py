@@ -3,7 +3,7 @@
 Lines of JSON over a Unix socket, in the order they are asked:
 
     {"command": "mx flush", "arguments": {"domains": ["example.com"]}}
-    {"item": ...}                           any number of these, for what is a list
+    {"item": ...}                           any number of these, for what is a list; null: wait
     {"ok": true, "result": ...}
     {"ok": false, "status": 1, "error": "nothing is known of example.com"}
 
@@ -14,7 +14,7 @@ long.
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -42,13 +42,28 @@ def ask(path: str, command: str, **arguments: Any) -> Answer:
     Raises NotRunning when none answers there, ConfigError when the socket is not ours to use,
     CommandFailed with what the gateway said no to.
     """
+    items: list[Any] = []
+    answering = stream(path, command, **arguments)
+    while True:
+        try:
+            items.append(next(answering))
+        except StopIteration as end:
+            return Answer(items, end.value)
+
+
+def stream(path: str, command: str, **arguments: Any) -> Generator[Any, None, Any]:
+    """ask(), item by item, for what may be long; returns the result.
+
+    An item that is None says only that the gateway is at it, and is left out.
+    """
     request = msgspec.json.encode({"command": command, "arguments": arguments}) + b"\n"
     if len(request) > REQUEST_MAX_BYTES:
         raise CommandFailed(2, "too much at once for one command; give fewer names")
     with _connected(path) as sock:
         try:
             sock.sendall(request)
-            return _read(sock)
+            with sock.makefile("rb") as lines:
+                return (yield from _read(lines))
         except (OSError, EOFError) as error:
             raise NotRunning(f"the gateway at {path} broke off: {error}") from error
 
@@ -84,16 +99,15 @@ def _connected(path: str) -> Iterator[socket.socket]:
         yield sock
 
 
-def _read(sock: socket.socket) -> Answer:
+def _read(lines: Iterable[bytes]) -> Generator[Any, None, Any]:
     """Raises EOFError when the answer has no end, CommandFailed when that is a refusal."""
-    items: list[Any] = []
-    with sock.makefile("rb") as lines:
-        for line in lines:
-            said = msgspec.json.decode(line)
-            if "item" in said:
-                items.append(said["item"])
-            elif said["ok"]:
-                return Answer(items, said.get("result"))
-            else:
-                raise CommandFailed(said["status"], said["error"])
+    for line in lines:
+        said = msgspec.json.decode(line)
+        if "item" in said:
+            if said["item"] is not None:
+                yield said["item"]
+        elif said["ok"]:
+            return said.get("result")
+        else:
+            raise CommandFailed(said["status"], said["error"])
     raise EOFError("no end of the answer")

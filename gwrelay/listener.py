@@ -84,6 +84,11 @@ class Listener:
             client.stop_when_idle()
 
     @property
+    def connections(self) -> int:
+        """Clients there are."""
+        return len(self._clients)
+
+    @property
     def is_empty(self) -> bool:
         return not self._clients
 

@@ -16,11 +16,13 @@ import gevent
 from gevent.event import Event as Wakeup
 
 from gwrelay import events
-from gwrelay.admin import Admin
+from gwrelay.admin import Admin, Handler
 from gwrelay.config import Settings, admin_path
 from gwrelay.diagnostics import reopen_log, start_log
 from gwrelay.errors import ConfigError, StoreFailed
 from gwrelay.events import EventLog
+from gwrelay.explainadmin import explain_handlers
+from gwrelay.lastwords import LastWords
 from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
@@ -32,6 +34,9 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.queueadmin import queue_handlers
+from gwrelay.queueverbs import verb_handlers
+from gwrelay.relay.explained import Explainer
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
@@ -78,6 +83,7 @@ class Service:
             _check_source(settings.source)
         directory = _own_directory(settings.spool)
         self.events = EventLog(settings.events)
+        self._last_words = LastWords()
         try:
             self._log = open_spool(
                 directory,
@@ -99,10 +105,12 @@ class Service:
                 settings.jitter_share,
                 settings.in_doubt,
                 settings.in_doubt_wait_s,
+                settings.honor_retry_hint,
             ),
             hostname=settings.hostname,
             resident_bytes=settings.resident_bodies_bytes,
             load_later=True,
+            fair_by=settings.fair_by,
         )
         doors = Doors(
             Policy(
@@ -120,8 +128,7 @@ class Service:
         self._listeners = [Listener(at, self._queue, doors) for at in settings.listen]
         self._calculator = build_calculator(settings, [w.endpoint for w in self._listeners])
         self._manager = self._build_manager()
-        handlers = mx_handlers(self._calculator, self._manager)
-        self._admin = Admin(admin_path(settings.admin, settings.spool), handlers)
+        self._admin = Admin(admin_path(settings.admin, settings.spool), self._handlers())
         self._stopping = threading.Event()
         self._loops: list[gevent.Greenlet] = []
 
@@ -202,6 +209,17 @@ class Service:
             ended=self._ended,
         )
 
+    def _handlers(self) -> dict[str, Handler]:
+        """What the control socket does."""
+        queue, manager, words = self._queue, self._manager, self._last_words
+        explainer = Explainer(manager, self._calculator, self._settings.source)
+        return {
+            **mx_handlers(self._calculator, manager),
+            **queue_handlers(queue, explainer, words),
+            **verb_handlers(queue),
+            **explain_handlers(queue, manager, explainer, words, self._listeners),
+        }
+
     def _accepted(self, message: Message, client: str) -> None:
         if self.events:
             self.events.write(events.accepted(message, client))
@@ -209,8 +227,10 @@ class Service:
     def _ended(
         self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
     ) -> None:
+        now = time.time()
+        self._last_words.note(delivery, attempt, told, settled, now)
         if self.events:
-            for event in events.ended(delivery, attempt, told, settled, time.time()):
+            for event in events.ended(delivery, attempt, told, settled, now):
                 self.events.write(event)
 
 

@@ -18,6 +18,7 @@ class Delivery:
         "is_bounce",
         "message_id",
         "recipients",
+        "sender",
     )
 
     def __init__(
@@ -30,6 +31,7 @@ class Delivery:
         attempts: int = 0,
         due_at: float = 0.0,
         doubt: Doubt | None = None,
+        sender: int = 0,
     ) -> None:
         self.message_id = message_id
         #: Domain, lower case; or an address literal in brackets.
@@ -47,6 +49,8 @@ class Delivery:
         self.entry = 0
         #: Where it may have been delivered before; that host is asked first.
         self.doubt = doubt
+        #: A number for whom it comes from: senders take turns.
+        self.sender = sender
 
     @property
     def part(self) -> int:

@@ -5,7 +5,8 @@ is due when); never knows who delivers.  Each part of a message is in one of the
 
     waiting    in the schedule, with a time it is due at
     relaying   taken by get_waiting() or set_relaying(), not yet settled or set waiting
-    held       not to be tried again until release(): it is damaged, or it may have been delivered
+    held       not to be tried again until release(): it is damaged, or may have been delivered, or
+               an operator holds it (see orders.py)
     done       settled for good; with its last part the message is dropped from the store
 
 All methods may be called from any greenlet.  Those that write wait for the disk only in
@@ -17,10 +18,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
-from gwrelay.errors import AccountingError, StoreFailed, StoreFull
+from gwrelay.errors import AccountingError, StoreDamaged, StoreFailed, StoreFull
 from gwrelay.message import dsn
 from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.message.outcome import Outcome
@@ -28,11 +29,13 @@ from gwrelay.queue import reports
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.loading import Loading, in_time, with_told
+from gwrelay.queue.orders import Orders
 from gwrelay.queue.resident import Resident
 from gwrelay.queue.retry import RetryPolicy
+from gwrelay.queue.senders import SENDER_DOMAIN, number_of
 from gwrelay.queue.settlement import Settlement, left_in_doubt, settle, without_answer
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.standing import Standing, delivery_of
+from gwrelay.queue.standing import Counts, Part, Standing, delivery_of
 from gwrelay.queue.store import Host, NewMessage, Open, State, Store, first_state
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,7 @@ class Queue:
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         load_later: bool = False,
+        fair_by: str = SENDER_DOMAIN,
     ) -> None:
         """What the store holds is all there on return; with `load_later` it comes with
         load(), and everything else works before and meanwhile."""
@@ -84,6 +88,7 @@ class Queue:
         self._hostname = hostname
         self._clock = clock
         self._chance = chance
+        self._fair_by = fair_by
         self._lock = threading.Lock()
         self._standing = Standing(self._state)
         self._resident = Resident(resident_bytes)
@@ -91,6 +96,9 @@ class Queue:
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
         self.on_in_doubt: EndedInDoubt | None = None
+        self.orders = Orders(
+            self._lock, self._standing, self._here, self._write, clock, lambda: self.on_change()
+        )
         if load_later:
             self._loading = Loading(store, until=store.next_id())
             return
@@ -141,7 +149,7 @@ class Queue:
     ) -> Message:
         """What Draft.accept() does; `content` follows `pieces` that were laid aside."""
         message = Message(message_id, self._clock(), size_bytes, envelope)
-        state = first_state(message)
+        state = first_state(message, number_of(envelope.reverse_path, self._fair_by))
         self._store.accept(NewMessage(message, state, content, pieces))
         with self._lock:
             if not pieces:
@@ -180,6 +188,27 @@ class Queue:
     def get_relayed(self) -> int:
         """Messages that are done, delivered or bounced, since this queue was opened."""
         return self._relayed
+
+    @property
+    def counts(self) -> Counts:
+        """Of parts that are here: those that are not loaded yet are not among them."""
+        return self._standing.counts
+
+    def ids(self) -> Iterator[list[int]]:
+        """Of messages that are not done, in small lists, oldest first.  Such as come or go
+        meanwhile may be left out, and those that are not loaded yet."""
+        return self._store.ids()
+
+    def parts(self, message_id: int) -> list[Part]:
+        """What is open of a message; nothing when it is done, damaged, or not loaded yet."""
+        with self._lock:
+            try:
+                state = self._state(message_id)
+            except StoreDamaged:
+                return []
+            if state is None or self._loading.awaits(message_id):
+                return []
+            return self._standing.parts(message_id, state)
 
     def get_held(self) -> list[int]:
         """Ids of messages of which a part is held, oldest first."""
@@ -233,7 +262,7 @@ class Queue:
             for part in state.open
         )
         if parts != state.open:
-            self._write(delivery.message_id, state._replace(open=parts), None)
+            self._write(delivery.message_id, state._replace(open=parts))
 
     def defer(self, delivery: Delivery, delay_s: float) -> None:
         """set_waiting(), due `delay_s` seconds from now."""
@@ -328,38 +357,23 @@ class Queue:
         An attempt under way is not stopped, but has nothing left to settle.
         """
         with self._lock:
-            state = self._state(message_id)
-            if state is None:
-                return
-            self._write(message_id, State(state.arrived_at, state.is_bounce, ()), None)
-            if self._loading.awaits(message_id):
-                self._loading.overtake(message_id)
-                self._standing.forget(message_id, 0)
-            else:
-                self._standing.forget(message_id, len(state.open))
+            state = self._here(message_id)
+            if state is not None:
+                self._write(message_id, state._replace(open=()))
+                self._standing.forget(message_id, state.open)
 
     def release(self, message_id: int) -> int:
         """Let what is held of a message be tried again, at once; how many deliveries that is.
 
         Raises StoreFailed when the message is gone.
         """
-        with self._lock:
-            state = self._state(message_id)
-            if state is None:
-                raise StoreFailed(f"message {message_name(message_id)} is gone")
-            held = self._standing.release(message_id, state)
-            if not held:
-                return 0
-            now = self._clock()
-            parts = tuple(p._replace(held="", due_at=now) if p in held else p for p in state.open)
-            self._write(message_id, state._replace(open=parts), None)
-            if self._loading.awaits(message_id):
-                self._loading.overtake(message_id)
-                self._standing.file(message_id, parts)
-            else:
-                self._standing.file(message_id, (p for p in parts if p not in state.open))
-        self.on_change()
-        return len(held)
+        if self._state(message_id) is None:
+            raise StoreFailed(f"message {message_name(message_id)} is gone")
+        return len(self.orders.release(message_id).parts)
+
+    def flush(self) -> None:
+        """What was changed so far is durable on return; StoreFull, StoreFailed if not."""
+        self._store.flush()
 
     def close(self) -> None:
         """Everything settled so far is durable on return."""
@@ -411,7 +425,16 @@ class Queue:
             raise AccountingError(f"{delivery} is of a message that is gone")
         return state
 
-    def _write(self, message_id: int, state: State, report: NewMessage | None) -> None:
+    def _here(self, message_id: int) -> State | None:
+        """The state of a message that is filed from now on, if its turn to be loaded had not come
+        yet; None when it is gone."""
+        state = self._state(message_id)
+        if state is not None and self._loading.awaits(message_id):
+            self._loading.overtake(message_id)
+            self._standing.file(message_id, state.open)
+        return state
+
+    def _write(self, message_id: int, state: State, report: NewMessage | None = None) -> None:
         """`state` is the message's from now on, in the log and in memory."""
         self._store.settle(message_id, state if state.open else None, report)
         if not state.open:
@@ -472,7 +495,7 @@ class Queue:
 def _after(before: State, delivery: Delivery, remaining: tuple[Open, ...]) -> State:
     """The state when `remaining` is what stays of `delivery`."""
     others = tuple([p for p in before.open if p.recipients[0] != delivery.part])
-    return State(before.arrived_at, before.is_bounce, others + remaining)
+    return State(before.arrived_at, before.is_bounce, others + remaining, before.sender)
 
 
 def _nothing() -> None:

@@ -33,6 +33,9 @@ class MemoryStore:
     def load(self) -> Iterator[list[tuple[int, State]]]:
         yield sorted(self._states.items())
 
+    def ids(self) -> Iterator[list[int]]:
+        yield sorted(self._states)
+
     def state(self, message_id: int) -> State | None:
         return self._states.get(message_id)
 

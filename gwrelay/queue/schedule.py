@@ -15,28 +15,47 @@ from struct import Struct
 _ENTRY = Struct(">dQQI")
 _LAST = 2**64 - 1, 2**64 - 1, 2**32 - 1
 
+#: Entries that count no more which nobody minds, and how many entries each new one moves while
+#: there are more.
+_TIDY_ABOVE = 1000
+_TIDIED_AT_ONCE = 8
+
 #: (due_at in Unix seconds, message id, part): a part is its first recipient.
 Entry = tuple[float, int, int]
 
 
 class Schedule:
     def __init__(self) -> None:
-        # The same list for life: gc.freeze() at the start takes it, alone, out of every
+        # The same two lists for life: gc.freeze() at the start takes them, alone, out of every
         # later collection.
         self._heap: list[bytes] = []
+        #: A heap as well, from which what still counts moves to the other, a little each time:
+        #: see _tidy().  Mostly empty.
+        self._old: list[bytes] = []
         self._added = 0
         #: Numbers of entries that hasten() may still find, and of those that it has replaced.
         self._known: set[int] = set()
         self._void: set[int] = set()
+        #: What remove() has taken out: (message id, part) -> the number up to which its entries
+        #: count no more, and how many of these there are.
+        self._removed: dict[tuple[int, int], tuple[int, int]] = {}
+        self._removed_entries = 0
 
     def __len__(self) -> int:
-        return len(self._heap) - len(self._void)
+        return len(self._heap) + len(self._old) - self._uncounted
+
+    @property
+    def _uncounted(self) -> int:
+        """Entries that are in the way until they are due, or _tidy() meets them."""
+        return len(self._void) + self._removed_entries
 
     def add(self, due_at: float, message_id: int, part: int) -> None:
         """Wait until `due_at` (Unix seconds)."""
         self._added += 1
         due_at = due_at if due_at > 0.0 else 0.0
         heappush(self._heap, _ENTRY.pack(due_at, self._added, message_id, part))
+        if self._old:
+            self._tidy()
 
     def add_known(self, due_at: float, message_id: int, part: int) -> int:
         """Likewise.  → the number by which hasten() finds the entry."""
@@ -45,7 +64,8 @@ class Schedule:
         return self._added
 
     def knows(self, number: int) -> bool:
-        """Whether the entry of this number still waits."""
+        """Whether the entry of this number still waits.  True for a while of one that remove()
+        has taken out."""
         return number in self._known
 
     def hasten(self, number: int, due_at: float, message_id: int, part: int) -> bool:
@@ -54,39 +74,89 @@ class Schedule:
         if number not in self._known:
             return False
         self._known.discard(number)
+        if self._is_removed(number, message_id, part):
+            return False
         self._void.add(number)
         self.add(due_at, message_id, part)
+        self._make_way()
         return True
+
+    def remove(self, message_id: int, part: int) -> None:
+        """Let the entry of that part, of which there must be one, count no more.
+
+        It stays where it is, for nobody knows where that is, and is passed over when it is met.
+        """
+        _, entries = self._removed.get((message_id, part), (0, 0))
+        self._removed[message_id, part] = self._added, entries + 1
+        self._removed_entries += 1
+        self._make_way()
 
     def take_due(self, now: float, limit: int) -> list[Entry]:
         """At most `limit` whose time has come: earliest first."""
-        heap = self._heap
         due: list[Entry] = []
+        heap = self._next_heap()
         if heap:
             latest = _ENTRY.pack(now if now > 0.0 else 0.0, *_LAST)
             while heap and heap[0] <= latest and len(due) < limit:
                 due_at, number, message_id, part = _ENTRY.unpack(heappop(heap))
-                if number in self._void:
-                    self._void.discard(number)
-                    continue
-                self._known.discard(number)
-                due.append((due_at, message_id, part))
+                if self._counts(number, message_id, part):
+                    self._known.discard(number)
+                    due.append((due_at, message_id, part))
+                if self._old or not heap:
+                    heap = self._next_heap()
         return due
 
     def hasten_all(self, latest: float) -> None:
         """Let nothing wait for longer than until `latest`.  Costs O(n) of what waits."""
-        heap = self._heap
-        for at, packed in enumerate(heap):
-            due_at, *rest = _ENTRY.unpack(packed)
-            if due_at > latest:
-                heap[at] = _ENTRY.pack(latest, *rest)
-        heapify(heap)
+        for heap in (self._heap, self._old):
+            for at, packed in enumerate(heap):
+                due_at, *rest = _ENTRY.unpack(packed)
+                if due_at > latest:
+                    heap[at] = _ENTRY.pack(latest, *rest)
+            heapify(heap)
 
     @property
     def next_due_at(self) -> float | None:
         """Unix seconds; None when nothing waits.  Nothing is due before it; what was hastened may
         have left it behind."""
-        if not self._heap:
+        heap = self._next_heap()
+        if not heap:
             return None
-        due_at: float = _ENTRY.unpack(self._heap[0])[0]
+        due_at: float = _ENTRY.unpack(heap[0])[0]
         return due_at
+
+    def _next_heap(self) -> list[bytes]:
+        """The one with the earliest entry of all."""
+        if self._old and not (self._heap and self._heap[0] < self._old[0]):
+            return self._old
+        return self._heap
+
+    def _counts(self, number: int, message_id: int, part: int) -> bool:
+        """Whether an entry that has left its heap is still one; forgets it if not."""
+        if number in self._void:
+            self._void.discard(number)
+            return False
+        if not (self._removed and self._is_removed(number, message_id, part)):
+            return True
+        up_to, entries = self._removed.pop((message_id, part))
+        if entries > 1:
+            self._removed[message_id, part] = up_to, entries - 1
+        self._removed_entries -= 1
+        self._known.discard(number)
+        return False
+
+    def _is_removed(self, number: int, message_id: int, part: int) -> bool:
+        return number <= self._removed.get((message_id, part), (0, 0))[0]
+
+    def _make_way(self) -> None:
+        """Begin to tidy up when more is in the way than counts."""
+        if not self._old and self._uncounted > max(_TIDY_ABOVE, len(self)):
+            self._heap, self._old = self._old, self._heap
+
+    def _tidy(self) -> None:
+        """Take a few entries off the end, where the heap stays one without them: so it costs
+        nobody much, however many there are."""
+        for _ in range(min(_TIDIED_AT_ONCE, len(self._old))):
+            packed = self._old.pop()
+            if self._counts(*_ENTRY.unpack(packed)[1:]):
+                heappush(self._heap, packed)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from gwrelay.errors import AccountingError, ConnectionLost
 from gwrelay.message.outcome import DOT, Kind, Outcome, of_loss
 from gwrelay.queue.delivery import Delivery
-from gwrelay.queue.retry import HOLD, RetryPolicy
+from gwrelay.queue.retry import HOLD, RetryPolicy, hint_s
 from gwrelay.queue.store import Doubt, Host, Open
 
 #: RFC 3463 3.5: delivery time expired.
@@ -40,6 +40,8 @@ class _Stays(NamedTuple):
     held: str
     doubt: Doubt | None
     in_doubt: bool = False
+    #: When to come again, as the next hop said; 0.0: it did not.
+    hint_s: float = 0.0
 
 
 def settle(
@@ -112,7 +114,12 @@ def _stays(delivery: Delivery, told: Outcome, policy: RetryPolicy, now: float) -
         return _Stays(held, doubt, in_doubt=True)
     # Who was to be asked again and could not be reached was asked: the attempt went on to
     # others.  When nobody was tried at all, he is still the first to ask.
-    return _Stays(told.hold, None if told.exchange else delivery.doubt)
+    hinted = policy.honors_hints and told.heard and told.reply.is_temporary
+    return _Stays(
+        told.hold,
+        None if told.exchange else delivery.doubt,
+        hint_s=hint_s(told.reply.text) if hinted else 0.0,
+    )
 
 
 def _doubt_at(noted: Doubt | None, told: Outcome, now: float) -> Doubt:
@@ -136,6 +143,8 @@ def _part(
 ) -> Open:
     attempts = delivery.attempts + 1
     expires_at = policy.expires_at(delivery.arrived_at, delivery.is_bounce)
-    due = policy.due_in_doubt if stays.in_doubt else policy.next_due
-    due_at = due(attempts, now, expires_at, chance)
+    if stays.in_doubt:
+        due_at = policy.due_in_doubt(attempts, now, expires_at, chance)
+    else:
+        due_at = policy.next_due(attempts, now, expires_at, chance, stays.hint_s)
     return Open(delivery.destination, recipients, attempts, due_at, stays.held, stays.doubt)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import spool
@@ -26,6 +27,9 @@ from gwrelay.queue.store import (
 
 logger = logging.getLogger(__name__)
 
+#: Of messages listed, in one go.
+_IDS_AT_ONCE = 100
+
 
 class _Notes:
     """What one write notes, for all who wait for it."""
@@ -37,7 +41,8 @@ class _Notes:
 
     def write(self, log: spool.Spool) -> None:
         try:
-            log.note(self.records)
+            if not log.note(self.records):
+                log.sync()
         except BaseException as error:
             self._error = error
             raise
@@ -72,6 +77,11 @@ class SpoolStore:
         with _translated():
             for batch in self._log.load():
                 yield _decoded(batch)
+
+    def ids(self) -> Iterator[list[int]]:
+        items = self._log.items()
+        while some := [key for key, _ in islice(items, _IDS_AT_ONCE)]:
+            yield some
 
     def state(self, message_id: int) -> State | None:
         try:
@@ -109,11 +119,13 @@ class SpoolStore:
             writes = notes is self._notes
             if writes:
                 self._notes = _Notes()
-        if writes:
-            with _translated():
+        try:
+            if writes:
                 notes.write(self._log)
-        else:
-            notes.wait()
+            else:
+                notes.wait()
+        except (spool.SpoolError, OSError) as error:
+            raise StoreFailed(f"not noted: {error}") from error
 
     def flush(self) -> None:
         with _translated():

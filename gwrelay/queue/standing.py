@@ -6,6 +6,7 @@ becomes a Delivery when its turn comes, from the message's newest state.
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from gwrelay.errors import AccountingError, StoreDamaged
 from gwrelay.message.envelope import message_name
@@ -21,6 +22,35 @@ _DAMAGED_RETRY_S = 3600.0
 #: Seconds by which the clock may go back without a word.
 _CLOCK_SLACK_S = 60.0
 
+#: How a part stands, in a word.
+WAITING, RELAYING, HELD = "waiting", "relaying", "held"
+
+#: Message id and part: its first recipient.
+Key = tuple[int, int]
+
+
+class Counts(NamedTuple):
+    """Parts in each state."""
+
+    waiting: int
+    relaying: int
+    held: int
+
+
+class Part(NamedTuple):
+    """An open part of a message, as it stands."""
+
+    message_id: int
+    #: WAITING, RELAYING or HELD.
+    word: str
+    #: As the log has it.  While it waits for a host that is down, that may be past its due_at.
+    open: Open
+    #: Unix seconds.
+    arrived_at: float
+    is_bounce: bool
+    #: What is under way, for one that is being relayed.
+    delivery: Delivery | None
+
 
 class Standing:
     """`state_of` gives a message's newest state, None when it is gone; or StoreDamaged."""
@@ -30,9 +60,8 @@ class Standing:
         self._schedule = Schedule()
         #: Deliveries in the schedule whose message is not gone.
         self.waiting = 0
-        self._relaying: set[Delivery] = set()
-        #: Message id and part.
-        self._held: set[tuple[int, int]] = set()
+        self._relaying: dict[Key, Delivery] = {}
+        self._held: set[Key] = set()
         self._newest_now = 0.0
 
     def __len__(self) -> int:
@@ -43,8 +72,33 @@ class Standing:
     def next_due_at(self) -> float | None:
         return self._schedule.next_due_at
 
+    @property
+    def counts(self) -> Counts:
+        return Counts(self.waiting, len(self._relaying), len(self._held))
+
+    def word(self, message_id: int, part: Open) -> str:
+        """WAITING, RELAYING or HELD.  `part` is open, and was filed."""
+        key = message_id, part.recipients[0]
+        if key in self._relaying:
+            return RELAYING
+        return HELD if key in self._held else WAITING
+
+    def parts(self, message_id: int, state: State) -> list[Part]:
+        """All that is open of a message, which was filed."""
+        return [
+            Part(
+                message_id,
+                self.word(message_id, part),
+                part,
+                state.arrived_at,
+                state.is_bounce,
+                self._relaying.get((message_id, part.recipients[0])),
+            )
+            for part in state.open
+        ]
+
     def relaying(self) -> list[Delivery]:
-        return list(self._relaying)
+        return list(self._relaying.values())
 
     def held(self) -> list[int]:
         """Ids of messages of which a part is held, oldest first."""
@@ -93,37 +147,49 @@ class Standing:
                     taken.append(delivery)
             # Those passed over make room for others, if any are due.
             wanted = limit - len(taken) if len(due) == wanted else 0
-        self._relaying.update(taken)
+        self._relaying.update([((one.message_id, one.part), one) for one in taken])
         return taken
 
     def begin(self, delivery: Delivery) -> None:
-        self._relaying.add(delivery)
+        self._relaying[delivery.message_id, delivery.part] = delivery
 
     def check_relaying(self, delivery: Delivery) -> None:
         """Raises AccountingError when it is not."""
-        if delivery not in self._relaying:
+        if self._relaying.get((delivery.message_id, delivery.part)) is not delivery:
             raise AccountingError(f"{delivery} is not being relayed")
 
     def end(self, delivery: Delivery) -> None:
-        self._relaying.discard(delivery)
+        self._relaying.pop((delivery.message_id, delivery.part), None)
 
-    def forget(self, message_id: int, parts: int) -> None:
-        """A message is gone of which `parts` were filed.
+    def forget(self, message_id: int, parts: Iterable[Open]) -> None:
+        """These are not open any more, wherever they stand.
 
         Those that wait stay in the schedule until they are due, and are passed over then.
         """
-        relaying = {d for d in self._relaying if d.message_id == message_id}
-        held = {key for key in self._held if key[0] == message_id}
-        self._relaying -= relaying
-        self._held -= held
-        self.waiting -= max(0, parts - len(relaying) - len(held))
+        for part in parts:
+            key = message_id, part.recipients[0]
+            if self._relaying.pop(key, None) is not None:
+                continue
+            if key in self._held:
+                self._held.discard(key)
+            else:
+                self.waiting -= 1
 
-    def release(self, message_id: int, state: State) -> list[Open]:
-        """Hold nothing of this message any more; the parts that were held."""
-        relaying = {d.part for d in self._relaying if d.message_id == message_id}
-        parts = [p for p in state.open if p.held and p.recipients[0] not in relaying]
-        self._held -= {(message_id, part.recipients[0]) for part in parts}
-        return parts
+    def hold(self, message_id: int, part: Open) -> None:
+        """One that waits does so no more."""
+        self._schedule.remove(message_id, part.recipients[0])
+        self.waiting -= 1
+        self._held.add((message_id, part.recipients[0]))
+
+    def release(self, message_id: int, part: Open) -> None:
+        """One that is held waits, as it says now."""
+        self._held.discard((message_id, part.recipients[0]))
+        self.file(message_id, (part,))
+
+    def put_forward(self, message_id: int, part: Open) -> None:
+        """One that waits does so until part.due_at instead."""
+        self._schedule.remove(message_id, part.recipients[0])
+        self._schedule.add(part.due_at, message_id, part.recipients[0])
 
     def has_gone_back(self, now: float) -> bool:
         """Whether the clock was set back since this was last asked."""
@@ -173,4 +239,5 @@ def delivery_of(message_id: int, state: State, part: Open, due_at: float) -> Del
         part.attempts,
         due_at,
         part.doubt,
+        state.sender,
     )

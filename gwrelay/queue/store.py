@@ -62,6 +62,8 @@ class State(NamedTuple):
     #: Null reverse-path: shorter lifetime, never bounced (RFC 5321 4.5.5).
     is_bounce: bool
     open: tuple[Open, ...]
+    #: A number for whom it comes from; see senders.py.
+    sender: int = 0
 
 
 class NewMessage(NamedTuple):
@@ -94,6 +96,10 @@ class Store(Protocol):
         """Every message that is ours at start, in small lists, oldest first.  One that was
         given out may be settled at once; those accepted meanwhile may be among them."""
 
+    def ids(self) -> Iterator[list[int]]:
+        """Every message there is, in small lists, oldest first.  One that comes or goes meanwhile
+        may be left out; so may, while load() is not at its end, what that has not given out."""
+
     def state(self, message_id: int) -> State | None:
         """The newest state, durable or not; None when the message is gone.  Costs no disk
         access.  Raises StoreDamaged when it makes no sense."""
@@ -114,8 +120,8 @@ class Store(Protocol):
 
     def note(self, message_id: int, state: State) -> None:
         """Replace the state by what a crash of this process may not forget, in the middle of
-        an attempt: on return the system has it.  Never waits for a sync: a power cut may
-        forget it until the next commit."""
+        an attempt: on return the system has it.  A power cut may forget it until the next
+        commit: it waits for one only where there is no room to write it at once.  StoreFailed."""
 
     def flush(self) -> None:
         """All that was settled so far is durable on return; StoreFull, StoreFailed if not."""
@@ -128,15 +134,17 @@ _new = tuple.__new__
 
 
 def encode_state(state: State) -> bytes:
-    """msgpack [arrived_at, is_bounce, part, ...].  A part is [destination, recipients, attempts,
+    """msgpack [arrived_at, kind, part, ...].  `kind` is is_bounce, or 2 * sender + is_bounce where
+    that is known.  A part is [destination, recipients, attempts,
     due_at, held, exchange, address, port, since, told], without the end of it that is as at first.
 
     One of these stays in memory for each message that waits: hence neither names nor defaults.
     `recipients` is a number when they are the first so many, as for one destination.
     """
-    arrived_at, is_bounce, parts = state
+    arrived_at, is_bounce, parts, sender = state
     flat = [_flattened(part, arrived_at) for part in parts]
-    packed: bytes = msgpack.packb((arrived_at, is_bounce, *flat))
+    kind = 2 * sender + is_bounce if sender else is_bounce
+    packed: bytes = msgpack.packb((arrived_at, kind, *flat))
     return packed
 
 
@@ -144,13 +152,15 @@ def decode_state(packed: bytes) -> State:
     """Raises StoreDamaged for what encode_state() does not write."""
     try:
         flat = msgpack.unpackb(packed, use_list=False)
-        arrived_at, is_bounce = flat[0], flat[1]
+        arrived_at, kind = flat[0], flat[1]
         if len(flat) == 3:
             # A million of these are read at a start.
             parts: tuple[Open, ...] = (_unflattened(arrived_at, flat[2]),)
         else:
             parts = tuple([_unflattened(arrived_at, part) for part in flat[2:]])
-        return _new(State, (arrived_at, is_bounce, parts))
+        if type(kind) is bool:
+            return _new(State, (arrived_at, kind, parts, 0))
+        return _new(State, (arrived_at, bool(kind & 1), parts, kind >> 1))
     except (ValueError, TypeError, IndexError) as error:
         raise StoreDamaged(f"the state makes no sense: {error}") from error
 
@@ -204,11 +214,11 @@ def decode_message(packed: bytes) -> Message:
         raise StoreDamaged(f"the envelope makes no sense: {error}") from error
 
 
-def first_state(message: Message) -> State:
+def first_state(message: Message, sender: int = 0) -> State:
     """One part for each destination, all of them due at once."""
     by_destination: dict[str, list[int]] = {}
     for n, recipient in enumerate(message.envelope.recipients):
         by_destination.setdefault(recipient.domain, []).append(n)
     now = message.arrived_at
     parts = (Open(name, tuple(who), 0, now) for name, who in by_destination.items())
-    return State(now, not message.envelope.reverse_path, tuple(parts))
+    return State(now, not message.envelope.reverse_path, tuple(parts), sender)

@@ -29,6 +29,10 @@ class Health(IntEnum):
     BAD = 2
 
 
+#: Going over the class itself takes several times as long.
+_ALL = tuple(Health)
+
+
 class Pool:
     def __init__(self, limit: int, *, has_one_site: bool = False) -> None:
         self.limit = limit
@@ -93,15 +97,17 @@ class Pool:
 
     def _first(self, lines: "list[_Line]") -> "_Line | None":
         """The line whose first has waited longest, of those for which there is room."""
-        open_to = [line for health in Health if (line := lines[health]) and self.has_room(health)]
+        if not any(lines):
+            return None
+        open_to = [line for health in _ALL if (line := lines[health]) and self.has_room(health)]
         return min(open_to, key=lambda line: next(iter(line.values()))[0], default=None)
 
     def gives_way(self, relayers: int, served: int, health: Health) -> bool:
         """Whether a relayer that has ended a delivery should leave its place to a site that has
         none; its own has so many `relayers`, and `served` deliveries in a row."""
-        if relayers == 1 and served < TURN:
+        if not any(self._without) or (relayers == 1 and served < TURN):
             return False
-        shut_out = [h for h in Health if self._without[h] and not self.has_room(h)]
+        shut_out = [h for h in _ALL if self._without[h] and not self.has_room(h)]
         if not shut_out:
             return False
         self._by_health[health] -= 1
@@ -128,4 +134,4 @@ _Line = dict[Hashable, tuple[int, "Site"]]
 
 
 def _lines() -> list[_Line]:
-    return [{} for _ in Health]
+    return [{} for _ in _ALL]

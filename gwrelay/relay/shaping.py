@@ -14,9 +14,10 @@ A window of w sessions, a threshold t and a limit L:
                                                           success brings one session, as at first
 
 Postfix has 1/N feedback too (SCHEDULER_README), per failure and from the start; growing by one
-until the first no finds the limit of a willing site in a few messages.  A window that is not in
-use does not grow: nothing was learned.  0 does not exist: a site is dead while every address of it
-bears a mark, and for no other reason.
+until the first no finds the limit of a willing site in a few messages.  "In use" is w < 2 * the
+sessions open: those that end together count all, and a window that nobody fills teaches nothing.
+0 does not exist: a site is dead while every address of it bears a mark, and for no other reason.
+`gwrelay bench window` simulates it, and draws it with --plot.
 """
 
 #: Successes at a site that refused a session until it is asked for another one.
@@ -45,7 +46,7 @@ class Window:
         """A message was answered while `in_use` sessions were open."""
         if self._patience:
             self._patience -= 1
-        elif self.sessions <= in_use and self.sessions < self._limit:
+        elif self.sessions < min(2 * in_use, self._limit):
             self._parts += 1
             if self.sessions < self._threshold or self._parts >= self.sessions:
                 self.sessions += 1

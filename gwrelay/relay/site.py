@@ -5,13 +5,13 @@ behind it, which are the Queue's.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Hashable
 from heapq import heapify, heappop, heappush
 from struct import Struct
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
+from gwrelay.relay.fairline import FairLine
 from gwrelay.relay.hosts import SiteHosts
 from gwrelay.relay.pool import Health, Pool
 from gwrelay.relay.shaping import Window
@@ -45,8 +45,8 @@ class Site:
         #: For people: the exchanges, or the smart hosts.
         self.name = name
         self.hosts = hosts
-        #: Deliveries that wait for a relayer, oldest first.
-        self.ready: deque[Delivery] = deque()
+        #: Deliveries that wait for a relayer.
+        self.ready = FairLine()
         #: Relayers that work for this site, idle ones included.
         self.relayers = 0
         #: Unix seconds; until then every address of it is marked bad.
@@ -89,7 +89,7 @@ class Site:
         that asks should go: nothing came, the site has shrunk below its relayers, or it is
         another one's turn."""
         self._served += 1
-        if self.relayers > self.window or self._gives_way():
+        if self.relayers > self._window.sessions or self._gives_way():
             return None
         if self.ready:
             return self.ready.popleft()
@@ -205,7 +205,7 @@ class Site:
             self._window.note_throttled()
             return
         self._window.note_success(self.relayers)
-        if self.wanted():
+        if self.relayers < self._window.sessions and self.ready:
             self.on_want(self)
 
     def note_slow(self) -> None:
@@ -245,7 +245,7 @@ class Site:
     @property
     def is_full(self) -> bool:
         """No further relayer may come: what is ready waits for those that are there."""
-        return self.relayers >= self.window
+        return self.relayers >= self._window.sessions
 
     @property
     def is_unused(self) -> bool:

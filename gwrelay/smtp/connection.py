@@ -21,6 +21,7 @@ from functools import lru_cache
 
 from gwrelay.errors import ConnectionLost, SessionRefused
 from gwrelay.message import outcome
+from gwrelay.message.outcome import Kind
 from gwrelay.message.reply import Reply
 from gwrelay.smtp import sasl
 from gwrelay.smtp.replies import ProtocolError, ReplyReader
@@ -429,12 +430,14 @@ class Connection:
         client = self._client
         client.stage = stage
         reply = client.read()
-        ours = self._our_addresses() if reply.is_permanent else ()
-        verdict = self.verdict = outcome.verdict_on(stage, reply, ours)
-        if not reply.is_positive:
-            self.refusals += reply.code >= 400
-        elif stage == outcome.DOT:
+        verdict = outcome.verdict_on(stage, reply)
+        if verdict.kind is Kind.DELIVERED:
             self.refusals = 0
+        elif verdict.kind is not None:
+            self.refusals += 1
+            if verdict.kind is Kind.FAILED:
+                verdict = outcome.verdict_on(stage, reply, self._our_addresses())
+        self.verdict = verdict
         if verdict.closes and not (moot and reply.is_permanent):
             self.spoiled = True
         return reply

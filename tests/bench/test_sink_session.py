@@ -73,6 +73,12 @@ def test_ehlo_offers_what_the_gateway_is_to_use() -> None:
         assert f"{word}\r\n" in offered
 
 
+def test_without_pipelining_ehlo_offers_all_the_rest() -> None:
+    offered = session([]).receive(b"EHLO c\r\n")
+    fewer = session([], Behaviour(pipelining=False)).receive(b"EHLO c\r\n")
+    assert fewer == offered.replace(b"250-PIPELINING\r\n", b"") != offered
+
+
 ORDERS = [
     (b"RCPT TO:<a@b>\r\n", [503]),
     (b"DATA\r\n", [503]),

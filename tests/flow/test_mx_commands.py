@@ -223,7 +223,7 @@ def converse(gateway: Gateway, request: bytes, answers: int = 1) -> list[dict[st
         (b"{}\n", "not a request"),
         (b"\xff\xfe\n", "not a request"),
         (b"[1]\n", "not a request"),
-        (b'{"command": "stop"}\n', "unknown command 'stop'; known are mx bad, mx cache"),
+        (b'{"command": "stop"}\n', "unknown command 'stop'; known are explain domain"),
         (b'{"command": "mx flush"}\n', "mx flush: Object missing required field `domains`"),
         (b'{"command": "mx flush", "arguments": {"domains": [7]}}\n', "Expected `str`, got `int`"),
         (b'{"command": "mx bad", "arguments": {"x": 1}}\n', "unknown field `x`"),

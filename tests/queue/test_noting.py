@@ -32,7 +32,7 @@ PREAMBLE = """
 
 def test_those_who_are_ready_at_once_share_one_write_that_a_crash_leaves_behind() -> None:
     run_patched(f"""{PREAMBLE}
-        log.note = lambda batch: (written.append(len(batch)), note(batch))
+        log.note = lambda batch: (written.append(len(batch)), note(batch))[1]
         assert all(one.successful() for one in note_all())
         assert written == [5], written
         # Nothing is closed or synced: what the next process finds is what was written.
@@ -41,6 +41,40 @@ def test_those_who_are_ready_at_once_share_one_write_that_a_crash_leaves_behind(
         left = SpoolStore(open_spool(copy))
         [found] = left.load()
         assert [state.open[0].doubt.host for _, state in found] == [host] * 5, found
+    """)
+
+
+def test_what_is_noted_is_in_the_file_though_its_segment_was_full() -> None:
+    run_patched(f"""{PREAMBLE}
+        directory = tempfile.mkdtemp()
+        log = open_spool(directory, segment_bytes=4096)
+        queue = Queue(SpoolStore(log))
+        queue.add_message(envelope("u@b.test"), CONTENT)
+        [delivery] = queue.get_waiting()
+        for n in range(60):
+            host = Host(f"mx{{n}}.test", "192.0.2.1")
+            queue.note_in_doubt(delivery, host)
+            copy = tempfile.mkdtemp()
+            shutil.copytree(directory, copy, dirs_exist_ok=True)
+            left = SpoolStore(open_spool(copy))
+            [[(_, state)]] = left.load()
+            assert state.open[0].doubt.host == host, (n, state)
+            left.close()
+        assert log.segments > 1, "none of them was full"
+    """)
+
+
+def test_a_note_that_finds_no_room_at_all_keeps_the_dot_from_being_sent() -> None:
+    run_patched(f"""{PREAMBLE}
+        from spool import SpoolFull
+
+        def refuse():
+            raise SpoolFull("no space left on device")
+
+        log.note = lambda batch: False
+        log.sync = refuse
+        assert all(isinstance(one.exception, StoreFailed) for one in note_all())
+        assert all(one.doubt is None for one in deliveries)
     """)
 
 

@@ -16,11 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.message.outcome import Kind
+from gwrelay.queue import schedule
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import HOLD, RETRY, WAIT, RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.queue.standing import HELD as HELD_WORD
+from gwrelay.queue.standing import RELAYING, WAITING, Part
 from gwrelay.queue.store import Doubt, Host, State, Store
 from support.faulty_files import FaultyDisk, Rounds
 from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, loaded
@@ -62,6 +65,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.relaying: list[Delivery] = []
         #: On hold.
         self.held: set[Who] = set()
+        #: Put back at some time; hasten() may be asked for any of them, whatever they do now.
+        self.put_back: list[Delivery] = []
+        self.tidy_above, schedule._TIDY_ABOVE = schedule._TIDY_ABOVE, 2
 
     def start(self, load_later: bool) -> Queue:
         return Queue(
@@ -137,6 +143,58 @@ class QueueMachine(RuleBasedStateMachine):
         self.queue.note_in_doubt(delivery, HOST)
         assert delivery.doubt == Doubt(HOST, self.now, told=False)
 
+    def part_of(self, who: Who) -> tuple[Part, set[Who]] | None:
+        """Where the queue has this recipient, and with whom; None while it is not loaded."""
+        for part in self.queue.parts(who[0]):
+            if who[1] in part.open.recipients:
+                return part, {(who[0], n) for n in part.open.recipients}
+        assert not self.queue.is_loaded
+        return None
+
+    @precondition(lambda self: self.open)
+    @rule(pick=st.integers(0, 1000), order=st.sampled_from(["hold", "release", "retry", "drop"]))
+    def order_one(self, pick: int, order: str) -> None:
+        """What an operator orders of one part, whatever state it is in."""
+        who = sorted(self.open)[pick % len(self.open)]
+        if (found := self.part_of(who)) is None:
+            return
+        part, whose = found
+        held, in_hand = bool(whose & self.held), bool(whose & self.in_hand)
+        assert part.word == (RELAYING if in_hand else HELD_WORD if held else WAITING)
+        arguments = ("by a test",) if order == "hold" else ()
+        numbers = {part.open.recipients[0]}
+        obeyed = getattr(self.queue.orders, order)(who[0], *arguments, numbers)
+        does = {"hold": WAITING, "retry": WAITING, "release": HELD_WORD}.get(order, part.word)
+        if in_hand or part.word != does:
+            assert obeyed.parts == ()
+            assert obeyed.busy == in_hand
+            return
+        assert [one.recipients for one in obeyed.parts] == [part.open.recipients]
+        if order == "hold":
+            self.held |= whose
+        elif order == "release":
+            self.held -= whose
+        elif order == "drop":
+            for one in whose:
+                self.end(one, "dropped")
+        if order in ("release", "retry"):
+            assert self.queue.next_due_at is not None
+            assert self.queue.next_due_at <= self.now
+
+    @rule(order=st.sampled_from(["hold", "release", "retry"]))
+    def order_all(self, order: str) -> None:
+        """The same of all that is loaded, over and over."""
+        arguments = ("by a test",) if order == "hold" else ()
+        for message_id in [m for some in self.queue.ids() for m in some]:
+            for part in self.queue.parts(message_id):
+                whose = {(message_id, n) for n in part.open.recipients}
+                if order == "hold" and part.word == WAITING:
+                    self.held |= whose
+                elif order == "release" and part.word == HELD_WORD:
+                    self.held -= whose
+            if self.queue.parts(message_id):
+                getattr(self.queue.orders, order)(message_id, *arguments)
+
     @precondition(lambda self: self.held)
     @rule(pick=st.integers(0, 1000))
     def release(self, pick: int) -> None:
@@ -173,6 +231,15 @@ class QueueMachine(RuleBasedStateMachine):
     def set_waiting(self, pick: int, delay_s: float | None) -> None:
         delivery = self.relaying.pop(pick % len(self.relaying))
         self.queue.set_waiting(delivery, None if delay_s is None else self.now + delay_s)
+        self.put_back.append(delivery)
+
+    @precondition(lambda self: self.put_back)
+    @rule(pick=st.integers(0, 1000))
+    def hasten(self, pick: int) -> None:
+        """As a site does that is back, of what went to sleep because of it."""
+        one = self.put_back[pick % len(self.put_back)]
+        if self.queue.hasten(one.entry, one.message_id, one.part):
+            assert self.queue.waits(one.entry) is False
 
     @precondition(lambda self: self.open)
     @rule(pick=st.integers(0, 1000))
@@ -200,6 +267,7 @@ class QueueMachine(RuleBasedStateMachine):
     def check_loaded(self, may_be_back: set[Who], load_later: bool) -> None:
         """Start anew on what the store has; those of `may_be_back` may be open again."""
         self.relaying.clear()
+        self.put_back.clear()
         parts = [(m, part) for m, state in loaded(self.store) for part in state.open]
         back = {(message_id, n) for message_id, part in parts for n in part.recipients}
         self.held = {(m, n) for m, part in parts for n in part.recipients if part.held}
@@ -230,10 +298,17 @@ class QueueMachine(RuleBasedStateMachine):
         if isinstance(self.store, MemoryStore):
             assert len(queue) == len(parts)
         waits = self.open - self.held - self.in_hand
+        counts = queue.counts
+        assert sum(counts) == len(queue)
+        assert counts.relaying == len(self.relaying)
         assert queue.has_waiting() == bool(waits)
         assert queue.get_held() == sorted({m for m, _ in self.held})
 
     def teardown(self) -> None:
+        schedule._TIDY_ABOVE = self.tidy_above
+        self.deliver_all()
+
+    def deliver_all(self) -> None:
         """Whatever happened, what is open can be delivered, and then nothing is left."""
         self.queue.load(threading.Event())
         for message_id in sorted({m for m, _ in self.held}):

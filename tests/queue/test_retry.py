@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gwrelay.queue.retry import RetryPolicy
+from gwrelay.queue.retry import RetryPolicy, hint_s
 
 STEADY = RetryPolicy((60, 300, 3600), lifetime_s=10_000, bounce_lifetime_s=1_000, jitter=0.0)
 
@@ -95,3 +95,39 @@ def test_what_is_in_doubt_is_due_by_the_policy(
 def test_the_longest_delay_is_the_wait_in_doubt_when_that_is_longer() -> None:
     assert STEADY.longest_delay_s == 3600
     assert STEADY._replace(in_doubt_wait_s=5000).longest_delay_s == 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Greylisted, please try again in 300 seconds", 300),
+        ("greylisted for 5 minutes", 300),
+        ("Greylisting in action, please come back in 00:04:58", 300),
+        ("retry after 61 sec", 70),
+        ("try again in 1 hour", 3600),
+        ("Please wait 2m", 120),
+        ("come back in 0 seconds", 10),
+        ("too many connections, try again later", 0),
+        ("try again later; see https://x.test/help/300", 0),
+        ("mailbox busy, 300 seconds", 0),
+        ("try again in 999999999 seconds", 0),
+        ("", 0),
+    ],
+)
+def test_a_reply_may_say_when_to_come_again(text: str, seconds: float) -> None:
+    assert hint_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("hint", "chance", "delay_s"),
+    [(0, 0.5, 60), (300, 0.0, 300), (300, 1.0, 345), (10, 0.0, 10), (90_000, 0.0, 4140)],
+)
+def test_a_hint_takes_the_place_of_the_delay_within_bounds(
+    hint: float, chance: float, delay_s: float
+) -> None:
+    policy = STEADY._replace(jitter=0.15)
+    assert policy.next_due(1, 1_000, 99_000, chance, hint) == pytest.approx(1_000 + delay_s)
+
+
+def test_a_hint_does_not_outlive_the_lifetime() -> None:
+    assert STEADY.next_due(1, 1_000, 1_100, 0.5, 300) == 1_100

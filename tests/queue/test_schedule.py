@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,3 +108,81 @@ def test_what_is_hastened_comes_once_and_at_its_new_time(
         assert len(schedule) == len(model)
         assert all(schedule.knows(n) for n in model)
         assert not any(schedule.knows(n) or schedule.hasten(n, 0.0, 1, 0) for n in taken)
+
+
+def test_what_is_removed_never_comes_and_what_is_added_after_it_does() -> None:
+    schedule = scheduled((5.0, 1, 0), (6.0, 1, 4), (7.0, 2, 0))
+    schedule.remove(1, 0)
+    schedule.add(8.0, 1, 0)
+    schedule.remove(1, 0)
+    schedule.add(9.0, 1, 0)
+    schedule.remove(2, 0)
+    assert len(schedule) == 2
+    assert schedule.take_due(100.0, 9) == [(6.0, 1, 4), (9.0, 1, 0)]
+    assert len(schedule) == 0
+
+
+def test_what_was_removed_is_hastened_no_more() -> None:
+    schedule = Schedule()
+    number = schedule.add_known(5.0, 1, 0)
+    schedule.remove(1, 0)
+    assert not schedule.hasten(number, 0.0, 1, 0)
+    schedule.add(9.0, 1, 0)
+    assert schedule.take_due(100.0, 9) == [(9.0, 1, 0)]
+
+
+def test_what_is_removed_again_and_again_leaves_the_memory_in_the_end() -> None:
+    schedule = Schedule()
+    for message_id in range(500):
+        schedule.add(1e9, message_id, 0)
+    for turn in range(50):
+        for message_id in range(500):
+            schedule.remove(message_id, 0)
+            schedule.add(1e9 + turn, message_id, 0)
+        assert len(schedule) == 500
+        assert len(schedule._heap) + len(schedule._old) < 5000
+    assert [entry[1] for entry in schedule.take_due(2e9, 1000)] == list(range(500))
+    assert not schedule._removed
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 9),
+            st.integers(0, 3),
+            st.sampled_from(["add", "put forward", "remove", "hasten", "take"]),
+        )
+    )
+)
+def test_each_part_comes_once_at_its_newest_time_whatever_is_done(
+    steps: list[tuple[int, int, str]],
+) -> None:
+    """With so little room for what is removed that it is tidied up all the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gwrelay.queue.schedule._TIDY_ABOVE", 1)
+        patch.setattr("gwrelay.queue.schedule._TIDIED_AT_ONCE", 1)
+        schedule, model, numbers = Schedule(), {}, {}
+        for due_at, message_id, step in steps:
+            at = float(due_at)
+            if step == "add" and message_id not in model:
+                numbers[message_id] = schedule.add_known(at, message_id, 0)
+                model[message_id] = at
+            elif step == "put forward" and message_id in model:
+                schedule.remove(message_id, 0)
+                schedule.add(at, message_id, 0)
+                model[message_id] = at
+            elif step == "remove" and model.pop(message_id, None) is not None:
+                schedule.remove(message_id, 0)
+            elif step == "hasten" and message_id in numbers:
+                if schedule.hasten(numbers.pop(message_id), at, message_id, 0):
+                    model[message_id] = at
+            elif step == "take":
+                due = sorted((at, message_id) for message_id, at in model.items() if at <= due_at)
+                found = [entry[:2] for entry in schedule.take_due(at, 100)]
+                assert sorted(found) == due
+                assert [entry[0] for entry in found] == [entry[0] for entry in due]
+                model = {message_id: at for message_id, at in model.items() if at > due_at}
+            assert len(schedule) == len(model)
+            next_due_at = schedule.next_due_at
+            assert next_due_at is not None or not model
+            assert not model or next_due_at <= min(model.values())

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gwrelay.errors import AccountingError
 from gwrelay.message.outcome import Kind, Outcome
+from gwrelay.message.reply import Reply
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.settlement import settle, without_answer
@@ -206,3 +207,22 @@ def test_every_recipient_is_in_exactly_one_place_afterwards(
     done = [n for n, verdict in told.items() if verdict.kind is Kind.DELIVERED]
     assert sorted([*stays, *settlement.failed, *done]) == list(told)
     assert set(settlement.expired) <= set(settlement.failed)
+
+
+@pytest.mark.parametrize(("honors", "due_at"), [(True, NOW + 300), (False, NOW + 60)])
+def test_what_was_put_off_for_a_time_is_due_then(honors: bool, due_at: float) -> None:
+    policy = POLICY._replace(honors_hints=honors, jitter=0.0)
+    greylisted = DEFERRED._replace(reply=Reply(450, "4.7.1", "greylisted for 300 seconds"))
+    told = {0: greylisted, 1: greylisted, 2: DEFERRED}
+    parts = settle(delivery((0, 1, 2)), told, policy, NOW, 0.5).remaining
+    dues = {part.recipients: part.due_at for part in parts}
+    expected = {(0, 1): due_at, (2,): NOW + 60} if honors else {(0, 1, 2): NOW + 60}
+    assert dues == expected
+
+
+def test_what_we_say_ourselves_and_what_is_refused_for_good_is_no_hint() -> None:
+    policy = POLICY._replace(jitter=0.0)
+    ours = DEFERRED._replace(reply=Reply(450, "", "try again in 300 seconds"), heard=False)
+    banner = DEFERRED._replace(reply=Reply(554, "", "try again in 300 seconds"))
+    [part] = settle(delivery((0, 1)), {0: ours, 1: banner}, policy, NOW, 0.5).remaining
+    assert part.due_at == NOW + 60

@@ -96,6 +96,15 @@ def test_ids_grow(stand: Stand) -> None:
     assert ids == sorted(set(ids))
 
 
+def test_ids_are_of_all_messages_oldest_first(stand: Stand) -> None:
+    assert list(stand.store.ids()) in ([], [[]])
+    accepted = [accept(stand.store).message.id for _ in range(250)]
+    stand.store.settle(accepted[100], None, None)
+    stand.store.flush()
+    found = [message_id for some in stand.store.ids() for message_id in some]
+    assert found == accepted[:100] + accepted[101:]
+
+
 def test_an_accepted_message_is_given_back_as_it_was(stand: Stand) -> None:
     new = accept(stand.store)
     store = stand.again()
@@ -232,11 +241,16 @@ PARTS = st.builds(
     st.integers(0, 1000),
     TIMES,
     st.one_of(st.just(""), NAMES),
-    st.one_of(st.none(), st.builds(Doubt, HOSTS, TIMES)),
+    st.one_of(st.none(), st.builds(Doubt, HOSTS, TIMES, st.booleans())),
 )
 
 
-@given(st.builds(State, TIMES, st.booleans(), st.lists(PARTS, max_size=4).map(tuple)))
+STATES = st.builds(
+    State, TIMES, st.booleans(), st.lists(PARTS, max_size=4).map(tuple), st.integers(0, 32_767)
+)
+
+
+@given(STATES)
 def test_a_state_survives_being_encoded(state: State) -> None:
     decoded = decode_state(encode_state(state))
     assert decoded == state
@@ -261,6 +275,7 @@ def test_a_state_survives_being_encoded(state: State) -> None:
 def test_a_state_is_as_small_as_it_says(part: Open, size: int) -> None:
     """It is kept in memory for each message that waits."""
     assert len(encode_state(State(1000.25, False, (part,)))) == size
+    assert len(encode_state(State(1000.25, False, (part,), 32_767))) == size + 2
 
 
 @pytest.mark.parametrize("packed", [b"", b"\x90", b"\x93\x01\xc2\x91\x01", b"\xc1", b"x" * 30])

@@ -136,6 +136,20 @@ def test_a_site_with_much_mail_lets_the_others_have_their_turn() -> None:
         """)
 
 
+def test_a_campaign_does_not_hold_up_another_sender_at_the_same_site() -> None:
+    run("""
+        with Peer() as peer:
+            relay = Relay({"b.test": host(ONE)}, peer.port, max_site_connections=1)
+            campaign = [envelope(f"u{n}@b.test", reverse_path="news@a.test") for n in range(500)]
+            relay.send(*campaign)
+            [message_id] = relay.send(envelope("x@b.test", reverse_path="login@c.test"))
+            relay.run()
+            order = [end.message_id for end in relay.ends]
+            assert len(order) == 501
+            assert order.index(message_id) < 4, order.index(message_id)
+        """)
+
+
 def test_sites_that_hang_leave_room_for_those_that_answer() -> None:
     run("""
         with Peer() as peer, Peer(TWO, peer.port) as silent:

@@ -1,0 +1,235 @@
+"""`gwrelay bench mixed`: what one sender's campaign, and hosts in trouble, cost another sender.
+
+A second sender's messages for hosts that are well pass a gateway alone: the baseline.  Then once
+more, while a campaign comes in at full speed for these and for hosts that are slow or dead.  The
+latency is from the 250 for a message to its final dot at the sink.  Every recipient is accounted
+for: arrived, or still in the spool.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from json import loads
+from pathlib import Path
+from sys import executable
+from typing import Any
+
+import click
+from gevent import subprocess
+
+from gwrelay_bench.figures import latency
+from gwrelay_bench.gateway import Gateway, flags
+from gwrelay_bench.halves import Half, Halves
+from gwrelay_bench.machine import raise_file_limit
+from gwrelay_bench.measure import Result, Target
+from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
+from gwrelay_bench.sender import Errand, SenderDied
+from gwrelay_bench.sinksession import Arrival
+from gwrelay_bench.troubled import MOST, SLOW_S, Hosts, NotDead, domains
+
+#: What the trouble may make of the second sender's latency: so many times what it was, and so
+#: many milliseconds in any case.
+_SLOWER, _ALWAYS_MS = 1.5, 300.0
+#: Ten times what python-slimta takes, which has that latency.
+_INTAKE_PER_S = 2900
+_MESSAGE_BYTES = 4096
+_CAMPAIGN_SESSIONS = 20
+#: It sends by the clock: while an answer is late, the next message takes another session.
+_SECOND_SESSIONS = 5
+#: Of what is lost, so many are named.
+_NAMED = 10
+
+
+@click.command("mixed")
+@click.option("--destinations", type=click.IntRange(1, MOST), default=200, show_default=True)
+@click.option(
+    "--dead-share", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+    help="Of them: connecting times out.",
+)  # fmt: skip
+@click.option(
+    "--slow-share", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+    help=f"Of them: each reply takes {SLOW_S:g} s.",
+)  # fmt: skip
+@click.option(
+    "--campaign", type=click.IntRange(1), default=20_000, show_default=True,
+    help="Its messages, over all destinations in turn.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True,
+    help="That the second sender sends, without the trouble and again with it.",
+)  # fmt: skip
+@click.option(
+    "--interval", type=click.FloatRange(min=0, min_open=True), default=0.05, show_default=True,
+    help="Seconds between two of its messages.",
+)  # fmt: skip
+@scenario
+def command(
+    bench: Bench,
+    destinations: int,
+    dead_share: float,
+    slow_share: float,
+    campaign: int,
+    seconds: float,
+    interval: float,
+) -> None:
+    """A campaign, dead hosts and slow ones: the latency of another sender's mail."""
+    raise_file_limit()
+    mixed = domains(destinations, dead_share, slow_share)
+    if not mixed.well:
+        raise BenchFailed("no destination is well: the second sender has nobody to write to")
+    crowd = Errand(
+        "campaign", "campaign@source.example", mixed.all, campaign, _MESSAGE_BYTES,
+        _CAMPAIGN_SESSIONS,
+    )  # fmt: skip
+    alone = Errand(
+        "alone", "second@source.example", mixed.well, max(1, round(seconds / interval)),
+        _MESSAGE_BYTES, _SECOND_SESSIONS, interval,
+    )  # fmt: skip
+    settings = {
+        "destinations": destinations,
+        "dead": len(mixed.dead),
+        "slow": len(mixed.slow),
+        "campaign": campaign,
+        "seconds": seconds,
+        "interval_s": interval,
+        "bytes": _MESSAGE_BYTES,
+        "campaign_sessions": _CAMPAIGN_SESSIONS,
+        "cores_shared_by": "the gateway (one process), senders, sinks",
+    }
+    try:
+        with Hosts(mixed) as hosts:
+            gateway = Gateway(bench.directory, flags(_settings(hosts)))
+            try:
+                halves = Halves(bench, hosts, gateway, gateway.await_ready())
+                calm = halves.run("the second sender alone", alone)
+                rough = halves.run("beside the campaign", alone._replace(name="beside"), crowd)
+                gateway.stop()
+            finally:
+                gateway.kill()
+    except (NotDead, SenderDied) as error:
+        raise BenchFailed(str(error)) from error
+    arrivals = [*hosts.arrivals_at_well, *hosts.arrivals_at_slow]
+    waiting = _in_spool(bench.directory / "spool")
+    lost = missing({**calm.accepted, **rough.accepted}, arrivals, waiting)
+    if lost:
+        raise BenchFailed(
+            f"{len(lost)} messages neither arrived nor are in the spool: {', '.join(lost[:_NAMED])}"
+        )
+    bench.tell(result(settings, calm, rough, arrivals))
+
+
+def missing(
+    accepted: Iterable[str], arrivals: Iterable[Arrival], waiting: frozenset[str]
+) -> list[str]:
+    """The `accepted` recipients that neither arrived nor are `waiting` in the spool, sorted."""
+    arrived = {recipient for arrival in arrivals for recipient in arrival.recipients}
+    return sorted(set(accepted) - arrived - waiting)
+
+
+def result(
+    settings: Mapping[str, Any], calm: Half, rough: Half, arrivals: Iterable[Arrival]
+) -> Result:
+    """The figures of the rough half beside those of the calm one, with nothing lost."""
+    arrived_at: dict[str, float] = {}
+    times: Counter[str] = Counter()
+    for arrival in arrivals:
+        for recipient in arrival.recipients:
+            arrived_at.setdefault(recipient, arrival.at)
+            times[recipient] += 1
+    baseline = _figures(calm, arrived_at)
+    campaign, accepted = rough.campaign, rough.campaign.accepted
+    during = {
+        recipient: answered_at
+        for recipient, answered_at in rough.second.accepted.items()
+        if campaign.began_at <= answered_at <= campaign.ended_at
+    }
+    arrived = len(accepted.keys() & arrived_at.keys())
+    figures = {
+        **_figures(rough, arrived_at),
+        "second_ms_while_campaign_enters": _latency(during, arrived_at),
+        "campaign_accepted": len(accepted),
+        "campaign_accepted_per_s": round(campaign.accepted_per_s, 1),
+        # Near 1.0 the gateway, one process, limits the rate; far below, those who share the cores.
+        "gateway_cores_while_campaign_enters": rough.cores_for_campaign,
+        "campaign_arrived": arrived,
+        "campaign_waiting": len(accepted) - arrived,
+        "arrived_again": times.total() - len(times),
+    }
+    limits = {
+        name: round(max(_SLOWER * milliseconds, _ALWAYS_MS), 1)
+        for name, milliseconds in baseline["second_ms"].items()
+        if name != "max"
+    }
+    return Result(
+        "mixed",
+        settings,
+        figures,
+        baseline,
+        targets=[
+            # Most of a long half comes after the campaign, whose time is told apart for that.
+            *(
+                Target(f"{figure}.{name}", at_most=limit)
+                for figure in ("second_ms", "second_ms_while_campaign_enters")
+                for name, limit in limits.items()
+            ),
+            Target("second_arrived", at_least=len(rough.second.told)),
+            Target("campaign_accepted_per_s", at_least=_INTAKE_PER_S),
+        ],
+    )
+
+
+def _figures(half: Half, arrived_at: Mapping[str, float]) -> dict[str, Any]:
+    """What both halves have."""
+    accepted = half.second.accepted
+    return {
+        "second_sent": len(half.second.told),
+        "second_arrived": len(accepted.keys() & arrived_at.keys()),
+        "second_ms": _latency(accepted, arrived_at),
+        "cpu_s_per_1000": round(1000 * half.cpu_s / max(1, len(half.accepted)), 3),
+        "peak_bytes": half.peak_bytes,
+        "connections_at_once": half.connections,
+    }
+
+
+def _latency(accepted: Mapping[str, float], arrived_at: Mapping[str, float]) -> dict[str, float]:
+    """From each 250 to the arrival, in milliseconds.  0 where the sink was faster than the
+    sender was to read its 250."""
+    return (
+        latency(
+            [
+                max(0.0, arrived_at[recipient] - answered_at)
+                for recipient, answered_at in accepted.items()
+                if recipient in arrived_at
+            ]
+        )
+        or {}
+    )
+
+
+def _settings(hosts: Hosts) -> dict[str, str]:
+    """All that bears on the trouble is as it comes."""
+    return {
+        "--listen": "127.0.0.1:0",
+        "--hostname": "gw.bench.example",
+        "--resolver": f"127.0.0.1:{hosts.dns_port}",
+        "--smtp-port": str(hosts.smtp_port),
+        "--deny-host": "none",
+        "--min-free-space": "0",
+        "--shutdown-max": "1s",
+    }
+
+
+def _in_spool(directory: Path) -> frozenset[str]:
+    """The recipients of all messages there.  Raises BenchFailed when one is damaged."""
+    dump = subprocess.run(
+        [executable, "-m", "gwrelay", "spool", "dump", "--spool", str(directory)],
+        capture_output=True,
+        text=True,
+    )
+    if dump.returncode:
+        raise BenchFailed(f"gwrelay spool dump ended with {dump.returncode}:\n{dump.stderr}")
+    envelopes = [loads(line)["envelope"] for line in dump.stdout.splitlines()]
+    return frozenset(one["address"] for envelope in envelopes for one in envelope["recipients"])
+
+
+if __name__ == "__main__":
+    as_module(__spec__.name)

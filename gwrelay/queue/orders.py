@@ -1,0 +1,129 @@
+"""What an operator orders of messages: hold, release, retry, drop.  Part of the Queue.
+
+Each order is about one message, all of its parts or some, and costs no more with many messages
+than with few.  What it changes is in the log when it returns, and durable after Queue.flush().
+A part that is being relayed is left alone: the next hop may just be taking it.
+"""
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from gwrelay.queue.standing import HELD, RELAYING, WAITING, Standing
+from gwrelay.queue.store import Open, State
+
+
+class Obeyed(NamedTuple):
+    """`parts` were as the order wants them, and have changed; `busy` more are being relayed."""
+
+    parts: tuple[Open, ...]
+    busy: int
+
+
+_NOTHING = Obeyed((), 0)
+
+
+class Orders:
+    """`here` gives the state of a message that is filed, None when it is gone; `write` makes one
+    the newest.  Both, and `standing`, only under `lock`.  `changed` is told that something is
+    due sooner.
+    """
+
+    def __init__(
+        self,
+        lock: AbstractContextManager[object],
+        standing: Standing,
+        here: Callable[[int], State | None],
+        write: Callable[[int, State], None],
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self._lock = lock
+        self._standing = standing
+        self._here = here
+        self._write = write
+        self._clock = clock
+        self._changed = changed
+
+    # Everywhere `numbers` are those of the parts that are meant (their first recipients), by
+    # default all; a message that is gone has none.
+
+    def hold(self, message_id: int, reason: str, numbers: Collection[int] | None = None) -> Obeyed:
+        """Keep what waits until it is released.  `reason` is for people, and not empty."""
+        return self._obey(
+            message_id,
+            numbers,
+            (WAITING,),
+            lambda part: part._replace(held=reason),
+            self._standing.hold,
+        )
+
+    def release(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
+        """Let what is held be tried again, at once."""
+        now = self._clock()
+        return self._obey(
+            message_id,
+            numbers,
+            (HELD,),
+            lambda part: part._replace(held="", due_at=now),
+            self._standing.release,
+        )
+
+    def retry(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
+        """Let what waits be due now, whatever it waits for."""
+        now = self._clock()
+        return self._obey(
+            message_id,
+            numbers,
+            (WAITING,),
+            lambda part: part._replace(due_at=now),
+            self._standing.put_forward,
+        )
+
+    def drop(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
+        """Have done with what waits or is held: nobody is told."""
+        return self._obey(
+            message_id,
+            numbers,
+            (WAITING, HELD),
+            lambda part: None,
+            lambda message_id, part: self._standing.forget(message_id, (part,)),
+        )
+
+    def _obey(
+        self,
+        message_id: int,
+        numbers: Collection[int] | None,
+        words: Collection[str],
+        changed: Callable[[Open], Open | None],
+        move: Callable[[int, Open], None],
+    ) -> Obeyed:
+        """Replace the parts that stand as one of `words` says, by what `changed` makes of each
+        (None: nothing), and move them to where they stand then."""
+        with self._lock:
+            state = self._here(message_id)
+            if state is None:
+                return _NOTHING
+            after: list[Open] = []
+            moved: list[Open] = []
+            busy = 0
+            for part in state.open:
+                word = self._standing.word(message_id, part)
+                if numbers is not None and part.recipients[0] not in numbers:
+                    after.append(part)
+                elif word not in words:
+                    busy += word == RELAYING
+                    after.append(part)
+                else:
+                    new = changed(part)
+                    moved.append(new or part)
+                    if new is not None:
+                        after.append(new)
+            if moved:
+                # First in the log: what that refuses must not have happened in memory.
+                self._write(message_id, state._replace(open=tuple(after)))
+                for part in moved:
+                    move(message_id, part)
+        if moved:
+            self._changed()
+        return Obeyed(tuple(moved), busy)

@@ -1,0 +1,126 @@
+"""The queue of a gateway that does not run: what its log says, read and not changed.
+
+All of the log is read, as by `gwrelay spool`.  Nothing is relayed, so each part waits or is
+held.
+"""
+
+import heapq
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import spool
+from gwrelay.errors import CommandFailed, ConfigError, StoreDamaged
+from gwrelay.message.envelope import Message, message_name
+from gwrelay.queue.standing import HELD, WAITING, Part
+from gwrelay.queue.store import decode_message, decode_state
+from gwrelay.selection import Found, Selection
+from spool.audit import Audit
+
+
+class QueueAtRest:
+    """Of all workers in `directory`, which serve was given as --spool.  Use it with `with`."""
+
+    def __init__(self, directory: str) -> None:
+        """Raises ConfigError for what is no spool, or cannot be read."""
+        self._opened = ExitStack()
+        self._audits: list[Audit] = []
+        with ExitStack() as opened:
+            for path in _workers(directory):
+                self._audits.append(opened.enter_context(_audit(path)))
+            self._opened = opened.pop_all()
+
+    def __enter__(self) -> "QueueAtRest":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._opened.close()
+
+    def walk(self, wanted: Selection) -> Iterator[Found]:
+        """As queuewalk.walk()."""
+        if wanted.ids:
+            ids: Iterator[int] = iter(wanted.ids)
+        else:
+            # A key is the time it was made: oldest first, whichever worker has it.
+            ids = heapq.merge(*(audit.keys() for audit in self._audits))
+        for message_id in ids:
+            parts = self.parts(message_id)
+            if not parts and wanted.ids:
+                yield Found(message_id, [])
+            if parts := self._meant(wanted, message_id, parts):
+                yield Found(message_id, parts)
+
+    def parts(self, message_id: int) -> list[Part]:
+        """What is open of a message; nothing when it is not there, or its state is damaged."""
+        audit = self._audit_of(message_id)
+        try:
+            state = None if audit is None else decode_state(audit.state(message_id))
+        except (KeyError, StoreDamaged):
+            state = None
+        if state is None:
+            return []
+        return [
+            Part(
+                message_id,
+                HELD if part.held else WAITING,
+                part,
+                state.arrived_at,
+                state.is_bounce,
+                None,
+            )
+            for part in state.open
+        ]
+
+    def message(self, message_id: int) -> Message | None:
+        """None for one that is damaged, or not there."""
+        audit = self._audit_of(message_id)
+        try:
+            return None if audit is None else decode_message(audit.head(message_id))
+        except (KeyError, spool.CorruptFrame, StoreDamaged):
+            return None
+
+    def content(self, message_id: int) -> Iterator[bytes]:
+        """In pieces, and nothing of one that is damaged.  Raises CommandFailed."""
+        audit = self._audit_of(message_id)
+        if audit is None:
+            raise CommandFailed(1, f"message {message_name(message_id)} is not in the spool")
+        try:
+            for _ in audit.body(message_id):
+                pass  # once through, for nothing is to be told of what is damaged
+            yield from audit.body(message_id)
+        except (KeyError, spool.CorruptFrame) as error:
+            name = message_name(message_id)
+            raise CommandFailed(1, f"message {name} is damaged: {error}") from error
+
+    def _audit_of(self, message_id: int) -> Audit | None:
+        return next((audit for audit in self._audits if message_id in audit), None)
+
+    def _meant(self, wanted: Selection, message_id: int, parts: list[Part]) -> list[Part]:
+        parts = [part for part in parts if wanted.takes(part.word, part.open.destination)]
+        if not parts or not wanted.reads_envelopes:
+            return parts
+        message = self.message(message_id)
+        if message is None:
+            return []
+        return [part for part in parts if wanted.takes_of(message.envelope, part.open.recipients)]
+
+
+def _workers(directory: str) -> list[Path]:
+    """Each worker's part of the spool."""
+    top = Path(directory)
+    try:
+        found = [path for path in top.iterdir() if path.name.startswith("worker-")]
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--spool {directory}: {reason}; name serve's --spool") from None
+    if not found:
+        raise ConfigError(f"--spool {directory}: no spool, it holds no worker-0")
+    return found
+
+
+def _audit(path: Path) -> Audit:
+    try:
+        return Audit(path)
+    except (OSError, spool.SpoolError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--spool: cannot read {path}: {reason}") from error
