@@ -186,3 +186,15 @@ def test_each_part_comes_once_at_its_newest_time_whatever_is_done(
             next_due_at = schedule.next_due_at
             assert next_due_at is not None or not model
             assert not model or next_due_at <= min(model.values())
+
+
+def test_what_is_due_behind_the_last_of_what_was_removed_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gwrelay.queue.schedule._TIDY_ABOVE", 0)
+    monkeypatch.setattr("gwrelay.queue.schedule._TIDIED_AT_ONCE", 0)
+    schedule = scheduled((1.0, 1, 0), (2.0, 2, 0))
+    schedule.remove(1, 0)
+    schedule.remove(2, 0)
+    schedule.add(5.0, 3, 0)
+    assert schedule.take_due(10.0, 9) == [(5.0, 3, 0)]
