@@ -12,7 +12,7 @@ from pathlib import Path
 import spool
 from gwrelay.errors import CommandFailed, ConfigError, StoreDamaged
 from gwrelay.message.envelope import Message, message_name
-from gwrelay.queue.standing import HELD, WAITING, Part
+from gwrelay.queue.standing import HELD, WAITING, Part, in_order
 from gwrelay.queue.store import decode_message, decode_state
 from gwrelay.selection import Found, Selection
 from spool.audit import Audit
@@ -68,7 +68,7 @@ class QueueAtRest:
                 state.is_bounce,
                 None,
             )
-            for part in state.open
+            for part in in_order(state)
         ]
 
     def message(self, message_id: int) -> Message | None:

@@ -84,7 +84,8 @@ class Standing:
         return HELD if key in self._held else WAITING
 
     def parts(self, message_id: int, state: State) -> list[Part]:
-        """All that is open of a message, which was filed."""
+        """All that is open of a message, which was filed; in the order of its recipients, as an
+        attempt that ends brings its part to the end of the state."""
         return [
             Part(
                 message_id,
@@ -94,7 +95,7 @@ class Standing:
                 state.is_bounce,
                 self._relaying.get((message_id, part.recipients[0])),
             )
-            for part in state.open
+            for part in in_order(state)
         ]
 
     def relaying(self) -> list[Delivery]:
@@ -226,6 +227,11 @@ class Standing:
         # No message is from the future.
         delivery.arrived_at = min(delivery.arrived_at, now)
         return delivery
+
+
+def in_order(state: State) -> list[Open]:
+    """What is open, by the first recipient."""
+    return sorted(state.open, key=lambda part: part.recipients[0])
 
 
 def delivery_of(message_id: int, state: State, part: Open, due_at: float) -> Delivery:

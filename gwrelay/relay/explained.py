@@ -106,8 +106,8 @@ class Explainer:
         pool = manager.pool
         if site is not None and not site.relayers:
             text = (
-                f"{pool.relayers} relayers are at work, of --concurrency {pool.limit}; part of that "
-                "is kept for sites that do well"
+                f"{pool.relayers} relayers are at work, of --concurrency {pool.limit}; part of "
+                "that is kept for sites that do well"
             )
             return Blocker(POOL, text, since=delivery.due_at)
         return Blocker(DUE, "a relayer is about to take it", since=delivery.due_at)

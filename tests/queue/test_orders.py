@@ -184,3 +184,10 @@ def test_what_is_not_loaded_yet_is_ordered_all_the_same(
     queue.orders.hold(message_id, "looks odd", {0})
     assert words(queue, message_id) == {0: HELD, 1: WAITING, 3: WAITING}
     assert len(queue.get_waiting()) == 2
+
+
+def test_parts_are_in_the_order_of_the_recipients_whichever_ended_first(queue: Queue) -> None:
+    message_id = add(queue)
+    [first] = queue.get_waiting(1)
+    queue.settle(first, dict.fromkeys(first.recipients, DEFERRED))
+    assert list(words(queue, message_id)) == [0, 1, 3]
