@@ -14,7 +14,7 @@ from gwrelay.mx.failures import ResolutionError
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.standing import HELD, RELAYING, Part
 from gwrelay.relay.attempt import AttemptManager
-from gwrelay.relay.hosts import Exchanges, SiteHosts, site_key
+from gwrelay.relay.hosts import Exchanges, SiteHosts
 from gwrelay.relay.manager import SmartHostSMTPRelayingManager
 from gwrelay.relay.site import Site
 
@@ -97,7 +97,7 @@ class Explainer:
             return Blocker(ATTEMPT, f"being relayed to {attempt.site.name}", since=since)
         manager = self._manager
         destination = delivery.destination
-        if destination in manager._unresolved:
+        if manager.is_looking_up(destination):
             return Blocker(LOOKUP, f"{destination} is being looked up", since=delivery.due_at)
         site = self.site(destination)
         if site is not None and site.is_full:
@@ -124,15 +124,15 @@ class Explainer:
 
     def site(self, destination: str) -> Site | None:
         """None when it has no mail under way, or is not looked up."""
-        found = self._manager._destinations.cached(destination)
+        found = self._manager.exchanges_of(destination)
         if found is None or isinstance(found, ResolutionError):
             return None
-        return self._manager._sites.get(site_key(found))
+        return self._manager.site_of(found)
 
     def sites(self) -> tuple[int, int]:
         """How many there are, and how many of them are dead now."""
         now = self._clock()
-        sites = list(self._manager._sites.values())
+        sites = self._manager.sites()
         return len(sites), sum(site.dead_until > now for site in sites)
 
     def dead_since(self, destination: str) -> float | None:
@@ -145,10 +145,7 @@ class Explainer:
     def route(self, destination: str, *, asks: bool = False) -> Route:
         """What an attempt would try now, then what it has no room for.  With `asks` name servers
         are asked where nothing is remembered, which blocks this greenlet."""
-        destinations = self._manager._destinations
-        found = destinations.cached(destination)
-        if found is None and asks:
-            found = destinations.find(destination)
+        found = self._manager.exchanges_of(destination, asks=asks)
         if found is None:
             return Route((), "", False)
         if isinstance(found, ResolutionError):

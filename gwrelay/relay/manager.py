@@ -145,6 +145,26 @@ class SmartHostSMTPRelayingManager:
         """Nothing is being relayed or looked up; what waits, waits for its time."""
         return not self.managed and not self._unresolved
 
+    # -- for those who explain it ----------------------------------------------------------
+
+    def sites(self) -> list[Site]:
+        """All that have mail under way, or are remembered."""
+        return list(self._sites.values())
+
+    def site_of(self, exchanges: Exchanges) -> Site | None:
+        return self._sites.get(site_key(exchanges))
+
+    def is_looking_up(self, destination: str) -> bool:
+        return destination in self._unresolved
+
+    def exchanges_of(
+        self, destination: str, *, asks: bool = False
+    ) -> Exchanges | ResolutionError | None:
+        """What is known; None when name servers must be asked.  With `asks` they are, which blocks
+        this greenlet."""
+        found = self._destinations.cached(destination)
+        return self._destinations.find(destination) if found is None and asks else found
+
     def stop(self, within_s: float) -> None:
         """Start nothing new, let relayers finish what they have in hand, end the rest.
 
