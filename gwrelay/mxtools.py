@@ -10,9 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import click
-import msgspec
-
 from gwrelay import control
 from gwrelay.config import TABLE, Settings, admin_path
 from gwrelay.errors import ConfigError, NotRunning
@@ -32,6 +29,7 @@ from gwrelay.mx.exchanges import (
 from gwrelay.mx.policy import MXPolicy
 from gwrelay.mx.resolver import DNSResolver
 from gwrelay.mxsetup import build_policy, build_resolver
+from gwrelay.printing import at, print_told
 
 #: Why an address is not tried, as people read it.
 _FATES = {
@@ -70,7 +68,7 @@ def lookup(domain: str, settings: Settings, *, asks_gateway: bool, as_json: bool
     told = _told(domain, found, asked, seen, policy, marks)
     told["port"] = settings.smtp_port
     told["smarthosts"] = [str(hop) for hop in settings.smarthost]
-    _print(told, _plan_lines(told), as_json)
+    print_told(told, _plan_lines(told), as_json=as_json)
     return 0 if told["reply"] is None else 1
 
 
@@ -207,7 +205,7 @@ def _plan_lines(told: Mapping[str, Any]) -> Iterator[str]:
         yield f"{told['domain']}: an attempt tries {tried} addresses, at port {told['port']}"
     for host in told["hosts"]:
         place = "-" if host["place"] is None else host["place"]
-        until = f", until {_time(host['bad_until'])}" if host["bad_until"] else ""
+        until = f", until {at(host['bad_until'])}" if host["bad_until"] else ""
         where = f"{host['exchange']}[{host['address']}]" if host["address"] else host["exchange"]
         yield f"{place:>4}  {host['preference']:>5}  {where}  {host['why']}{until}"
     for one in told["questions"]:
@@ -231,21 +229,21 @@ def _plan_lines(told: Mapping[str, Any]) -> Iterator[str]:
 def cache(path: str, domains: Sequence[str], *, as_json: bool) -> int:
     """Print what is remembered."""
     entries = control.ask(path, "mx cache", domains=list(domains)).items
-    _print({"entries": entries}, map(_entry_line, entries), as_json)
+    print_told({"entries": entries}, map(_entry_line, entries), as_json=as_json)
     return 0
 
 
 def bad(path: str, *, as_json: bool) -> int:
     """Print the running marks, the one that ends first at the top."""
     marks = sorted(control.ask(path, "mx bad").items, key=lambda mark: float(mark["until"]))
-    _print({"marks": marks}, map(_mark_line, marks), as_json)
+    print_told({"marks": marks}, map(_mark_line, marks), as_json=as_json)
     return 0
 
 
 def flush(path: str, domains: Sequence[str], *, as_json: bool) -> int:
     """Forget these, or all."""
     flushed = control.ask(path, "mx flush", domains=list(domains)).result
-    _print(flushed, [f"forgot {flushed['flushed']} names"], as_json)
+    print_told(flushed, [f"forgot {flushed['flushed']} names"], as_json=as_json)
     return 0
 
 
@@ -260,14 +258,14 @@ def mark_bad(path: str, host: str, lasts: str | None, *, as_json: bool) -> int:
             raise ConfigError(f"--for: {lasts!r} {error}; {kind.right}") from None
     marked = control.ask(path, "mx mark-bad", host=host, for_s=for_s).result
     where = f" ({', '.join(marked['addresses'])})" if marked["addresses"] else ""
-    _print(marked, [f"{host}{where} is left alone for {marked['for_s']:g} s"], as_json)
+    print_told(marked, [f"{host}{where} is left alone for {marked['for_s']:g} s"], as_json=as_json)
     return 0
 
 
 def mark_good(path: str, host: str, *, as_json: bool) -> int:
     """Forget the marks of `host`."""
     marked = control.ask(path, "mx mark-good", host=host).result
-    _print(marked, [f"{host} bears no mark any more"], as_json)
+    print_told(marked, [f"{host} bears no mark any more"], as_json=as_json)
     return 0
 
 
@@ -278,30 +276,18 @@ def _entry_line(entry: Mapping[str, Any]) -> str:
     )
     kind = " (smart host)" if entry["smarthost"] else ""
     trouble = ", lookups fail" if entry["failing"] else ""
-    again = f", asked again {_time(entry['refresh_at'])}" if entry["refresh_at"] else ""
+    again = f", asked again {at(entry['refresh_at'])}" if entry["refresh_at"] else ""
     return (
-        f"{entry['name']}{kind}: {entry['reply'] or exchanges}; used {_time(entry['used_at'])}"
-        f"{again}, expires {_time(entry['expires_at'])}{trouble}"
+        f"{entry['name']}{kind}: {entry['reply'] or exchanges}; used {at(entry['used_at'])}"
+        f"{again}, expires {at(entry['expires_at'])}{trouble}"
     )
 
 
 def _mark_line(mark: Mapping[str, Any]) -> str:
     port = f" port {mark['port']}" if mark["port"] else ""
     source = f" from {mark['source']}" if mark["source"] else ""
-    since = f", since {_time(mark['set_at'])}" if mark["set_at"] else ""
-    return f"{mark['host']}{port}{source} until {_time(mark['until'])}{since}"
-
-
-def _print(told: Mapping[str, Any], lines: Iterator[str] | Sequence[str], as_json: bool) -> None:
-    if as_json:
-        click.echo(msgspec.json.encode(told).decode())
-    else:
-        for line in lines:
-            click.echo(line)
-
-
-def _time(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    since = f", since {at(mark['set_at'])}" if mark["set_at"] else ""
+    return f"{mark['host']}{port}{source} until {at(mark['until'])}{since}"
 
 
 def _finite(seconds: float | None) -> float | None:

@@ -7,11 +7,12 @@ held.
 import heapq
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import spool
 from gwrelay.errors import CommandFailed, ConfigError, StoreDamaged
-from gwrelay.message.envelope import Message, message_name
+from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.queue.standing import HELD, WAITING, Part, in_order
 from gwrelay.queue.store import decode_message, decode_state
 from gwrelay.selection import Found, Selection
@@ -26,7 +27,7 @@ class QueueAtRest:
         self._opened = ExitStack()
         self._audits: list[Audit] = []
         with ExitStack() as opened:
-            for path in _workers(directory):
+            for path in worker_directories(directory):
                 self._audits.append(opened.enter_context(_audit(path)))
             self._opened = opened.pop_all()
 
@@ -47,7 +48,7 @@ class QueueAtRest:
             parts = self.parts(message_id)
             if not parts and wanted.ids:
                 yield Found(message_id, [])
-            if parts := self._meant(wanted, message_id, parts):
+            if parts := wanted.of(parts, partial(self._envelope, message_id)):
                 yield Found(message_id, parts)
 
     def parts(self, message_id: int) -> list[Part]:
@@ -79,6 +80,10 @@ class QueueAtRest:
         except (KeyError, spool.CorruptFrame, StoreDamaged):
             return None
 
+    def _envelope(self, message_id: int) -> Envelope | None:
+        message = self.message(message_id)
+        return None if message is None else message.envelope
+
     def content(self, message_id: int) -> Iterator[bytes]:
         """In pieces, and nothing of one that is damaged.  Raises CommandFailed."""
         audit = self._audit_of(message_id)
@@ -95,27 +100,22 @@ class QueueAtRest:
     def _audit_of(self, message_id: int) -> Audit | None:
         return next((audit for audit in self._audits if message_id in audit), None)
 
-    def _meant(self, wanted: Selection, message_id: int, parts: list[Part]) -> list[Part]:
-        parts = [part for part in parts if wanted.takes(part.word, part.open.destination)]
-        if not parts or not wanted.reads_envelopes:
-            return parts
-        message = self.message(message_id)
-        if message is None:
-            return []
-        return [part for part in parts if wanted.takes_of(message.envelope, part.open.recipients)]
 
-
-def _workers(directory: str) -> list[Path]:
-    """Each worker's part of the spool."""
+def worker_directories(directory: str) -> list[Path]:
+    """Each worker's spool in `directory`, or it alone if it is a spool itself."""
     top = Path(directory)
     try:
-        found = [path for path in top.iterdir() if path.name.startswith("worker-")]
+        names = [path.name for path in top.iterdir()]
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"--spool {directory}: {reason}; name serve's --spool") from None
+    # One that was never written to has its lock alone.
+    if any(name == "lock" or name.endswith(".segment") for name in names):
+        return [top.absolute()]
+    found = [name for name in names if name.startswith("worker-") and (top / name).is_dir()]
     if not found:
         raise ConfigError(f"--spool {directory}: no spool, it holds no worker-0")
-    return found
+    return [top / name for name in sorted(found, key=lambda name: (len(name), name))]
 
 
 def _audit(path: Path) -> Audit:

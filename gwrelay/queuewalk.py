@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 
 from gwrelay.errors import CommandFailed, ConfigError, StoreFailed
+from gwrelay.message.envelope import Envelope
 from gwrelay.queue.mailqueue import Queue
-from gwrelay.queue.standing import Part
 from gwrelay.selection import Found, Selection, read_selection
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def walk(queue: Queue, wanted: Selection) -> Iterator[Found | None]:
         parts = queue.parts(message_id)
         if not parts and wanted.ids:
             yield Found(message_id, [])
-        if parts := _meant(queue, wanted, message_id, parts):
+        if parts := wanted.of(parts, partial(_envelope, queue, message_id)):
             yield Found(message_id, parts)
 
 
@@ -58,12 +59,9 @@ def paced(some: Iterable[T]) -> Iterator[T | None]:
             began = time.monotonic()
 
 
-def _meant(queue: Queue, wanted: Selection, message_id: int, parts: list[Part]) -> list[Part]:
-    parts = [part for part in parts if wanted.takes(part.word, part.open.destination)]
-    if not parts or not wanted.reads_envelopes:
-        return parts
+def _envelope(queue: Queue, message_id: int) -> Envelope | None:
+    """None when it is done meanwhile, or damaged: nobody knows what it says."""
     try:
-        envelope = queue.get_envelope(message_id)
+        return queue.get_envelope(message_id)
     except StoreFailed:
-        return []  # done meanwhile, or damaged: nobody knows what it says
-    return [part for part in parts if wanted.takes_of(envelope, part.open.recipients)]
+        return None

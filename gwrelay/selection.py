@@ -6,7 +6,7 @@ Pure.  A selection picks *parts*: what one message still has open for one destin
 predicates that ask for an envelope cost a look into the spool for each message.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from gwrelay.errors import ConfigError
@@ -59,6 +59,17 @@ class Selection(NamedTuple):
             return False
         addresses = [envelope.recipients[n].address for n in recipients]
         return all(any(map(wanted.is_of, addresses)) for wanted in self.recipients)
+
+    def of(self, parts: Sequence[Part], envelope: Callable[[], Envelope | None]) -> list[Part]:
+        """Those of one message's parts that are meant.  `envelope` is asked only where a predicate
+        is about it; None, when nobody knows it, is meant by none of these."""
+        found = [part for part in parts if self.takes(part.word, part.open.destination)]
+        if not found or not self.reads_envelopes:
+            return found
+        sent = envelope()
+        if sent is None:
+            return []
+        return [part for part in found if self.takes_of(sent, part.open.recipients)]
 
 
 class Found(NamedTuple):

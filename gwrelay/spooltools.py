@@ -23,6 +23,7 @@ from gwrelay.errors import ConfigError, GatewayError, StoreDamaged, StoreFailed
 from gwrelay.message.envelope import message_id, message_name
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.store import Open, decode_message, decode_state
+from gwrelay.queueoffline import worker_directories
 from spool.audit import Audit, Finding, SegmentCount, disk_bytes, holder_of
 from spool.quarantine import set_aside
 
@@ -42,7 +43,7 @@ _Tell = Callable[[dict[str, Any]], None]
 def stat(directory: str, *, as_json: bool) -> int:
     """Say what is in the spool.  Always 0."""
     found = []
-    for path in _workers(directory):
+    for path in worker_directories(directory):
         with _audit(path) as audit:
             found.append(_counts(path.name, audit))
     if as_json:
@@ -56,7 +57,7 @@ def stat(directory: str, *, as_json: bool) -> int:
 def verify(directory: str, *, as_json: bool) -> int:
     """Say what is lost or damaged.  0 when nothing is, else 1."""
     found = []
-    for path in _workers(directory):
+    for path in worker_directories(directory):
         with _audit(path) as audit:
             found.append(_verdict(path.name, audit))
     whole = all(worker["whole"] for worker in found)
@@ -77,7 +78,7 @@ def dump(directory: str, names: Sequence[str]) -> int:
     absent, damaged = set(wanted), False
     with ExitStack() as opened:
         found = []
-        for path in _workers(directory):
+        for path in worker_directories(directory):
             audit = opened.enter_context(_audit(path))
             keys = audit.keys()
             some = keys if not wanted else [key for key in keys if key in wanted]
@@ -99,7 +100,7 @@ def dump_content(directory: str, name: str) -> int:
     """Print the content of one message, byte for byte.  Raises StoreFailed, with nothing printed,
     when it is not there or damaged."""
     key = _id_of(name)
-    for path in _workers(directory):
+    for path in worker_directories(directory):
         with _audit(path) as audit:
             if key in audit:
                 _print_content(audit, key)
@@ -204,7 +205,7 @@ class _InUse(Exception):
 def _each_alone(directory: str, work: Callable[[Path], None]) -> int:
     """`work` on each worker's spool.  0; REFUSED_STATUS, with nothing done, while somebody has one
     of them."""
-    paths = _workers(directory)
+    paths = worker_directories(directory)
     try:
         for path in paths:
             pid = holder_of(path)
@@ -326,23 +327,6 @@ def _id_of(name: str) -> int:
         raise ConfigError(
             f"{name!r} is no message id; write 13 letters and digits, as the log and events do"
         ) from None
-
-
-def _workers(directory: str) -> list[Path]:
-    """Each worker's spool in `directory`, or it alone if it is a spool itself."""
-    top = Path(directory)
-    try:
-        names = [path.name for path in top.iterdir()]
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"--spool {directory}: {reason}; name serve's --spool") from None
-    # One that was never written to has its lock alone.
-    if any(name == "lock" or name.endswith(".segment") for name in names):
-        return [top.absolute()]
-    found = [name for name in names if name.startswith("worker-") and (top / name).is_dir()]
-    if not found:
-        raise ConfigError(f"--spool {directory}: no spool, it holds no worker-0")
-    return [top / name for name in sorted(found, key=lambda name: (len(name), name))]
 
 
 @contextmanager

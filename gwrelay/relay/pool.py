@@ -36,8 +36,6 @@ _ALL = tuple(Health)
 class Pool:
     def __init__(self, limit: int, *, has_one_site: bool = False) -> None:
         self.limit = limit
-        #: Relayers there are, idle ones included.
-        self.relayers = 0
         # Where all mail goes to one site there is nobody to keep room for.
         shares = (1.0, 1.0, 1.0) if has_one_site else (1.0, 0.75, 0.5)
         #: By health: as many may be of a site like this, or of one in a worse state.
@@ -50,6 +48,11 @@ class Pool:
         #: Sites with idle relayers: the one that has had them longest comes first.
         self._idle: dict[Site, None] = {}
 
+    @property
+    def relayers(self) -> int:
+        """There are, idle ones included."""
+        return sum(self._by_health)
+
     # -- places ----------------------------------------------------------------------------
 
     def has_room(self, health: Health) -> bool:
@@ -60,7 +63,6 @@ class Pool:
 
     def count(self, relayers: int, health: Health) -> None:
         """So many more (or, below 0, fewer) of a site."""
-        self.relayers += relayers
         self._by_health[health] += relayers
 
     def turned(self, relayers: int, before: Health, after: Health) -> None:
