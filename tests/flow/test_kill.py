@@ -63,7 +63,9 @@ def test_the_same_while_the_log_is_compacted_under_mail_that_stays(
         load.stop()
         wanted = {*load.acknowledged, *late}
         gateway.wait_until(lambda: wanted <= peer.arrived().keys(), "all of it", timeout=60)
-    assert "segments compacted" in gateway.log
+    # Which of its lives had something worth it when it came to that is chance.
+    logs = [path.read_text() for path in gateway.directory.glob("gateway-*.log")]
+    assert any("segments compacted" in log for log in logs)
 
 
 def test_deferred_mail_is_still_there_after_a_kill(start_gateway: StartGateway, peer: Peer) -> None:
