@@ -28,6 +28,7 @@ from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.relay.attempt import AttemptManager
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.limits import SiteLimits
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.site import Site
 from gwrelay_bench.child import port_of
@@ -104,7 +105,7 @@ def by_relayer(port: int, content: bytes, messages: int) -> Lap:
     first, *others = queue.get_waiting(messages)
     hosts = SiteHosts(MXCalculator(DNSResolver([f"{HOST}:53"]), time.time), "")
     hosts.exchanges = (Exchange(0, "sink.example", (HOST,), port),)
-    site = Site("sink", "sink.example", 1, hosts)
+    site = Site("sink", "sink.example", hosts, SiteLimits(1, 1))
     site.ready.extend(others)
     site.relayers = 1
     settings = RelayerSettings(OURS, max_messages_per_connection=messages, idle_timeout_s=0.0)

@@ -23,6 +23,7 @@ from gwrelay.mx.policy import MXPolicy
 from gwrelay.mx.resolver import DNSResolver
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
+from gwrelay.relay.limits import LimitPolicy, SiteLimits
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.security import Security
@@ -80,8 +81,7 @@ def _measure(port: int, sessions: int, messages: int, delay_s: float, tls: bool)
         factory=ESMTPManagedRelayerFactory(settings, security=security),
         # Sites as slow as these may have half of it.
         max_connections=2 * sessions,
-        max_site_connections=-(-sessions // len(HOSTS)),
-        initial_site_connections=-(-sessions // len(HOSTS)),
+        limits=LimitPolicy(SiteLimits(-(-sessions // len(HOSTS)), -(-sessions // len(HOSTS)))),
     )
     stop = gevent.event.Event()
     gc.collect()

@@ -25,6 +25,7 @@ from gwrelay.clioptions import (
     spool_option,
 )
 from gwrelay.cliqueue import explain, queue_group, status
+from gwrelay.clisuspend import suspend_group
 from gwrelay.config import (
     CONFIG_VARIABLE,
     DESTINATION,
@@ -232,6 +233,7 @@ def bench_group() -> None:
 gwrelay.add_command(status)
 gwrelay.add_command(queue_group)
 gwrelay.add_command(explain)
+gwrelay.add_command(suspend_group)
 
 
 @gwrelay.group("spool", short_help="Look into the spool.")

@@ -31,6 +31,7 @@ from gwrelay.notation import (
     read_hostname,
     read_listener,
     read_network,
+    read_pace,
     read_path,
     read_rate,
     read_resolver,
@@ -42,10 +43,10 @@ from gwrelay.notation import (
     read_timeout,
 )
 
-INTAKE, SPOOL, POOL = "Intake", "Spool", "Pool"
+INTAKE, SPOOL, POOL, SHAPING = "Intake", "Spool", "Pool", "Shaping"
 RETRIES, MX, TIMEOUTS, PROCESS = "Retries", "DNS and MX", "Timeouts", "Logs and process"
 TLS = "TLS and AUTH"
-SECTIONS = (INTAKE, SPOOL, POOL, RETRIES, MX, TLS, TIMEOUTS, PROCESS)
+SECTIONS = (INTAKE, SPOOL, POOL, SHAPING, RETRIES, MX, TLS, TIMEOUTS, PROCESS)
 
 #: Variables of these names belong to the tests and the benches, not to the gateway.
 RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
@@ -105,6 +106,9 @@ DURATION_RANGE = Kind(
 )
 DELAYS = Kind("DELAY[*N],...", read_delays, "write delays, like 1m,5m,10m,1h*2,4h", "s", True)
 RATE = Kind("SIZE/s", read_rate, "write bytes a second, like 50M/s", "bytes_s")
+PACE = Kind(
+    "N/s|none", read_pace, "write how many a second, like 10/s, or 90/m, 500/h, 2000/d", "per_s"
+)
 SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
 ADDRESS = Kind("ADDR", read_address, "write one of our addresses, like 192.0.2.1 or 2001:db8::1")
 FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
@@ -195,10 +199,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     concurrency: Annotated[int, Setting(
         POOL, "concurrency", count(), "2000", "Most sessions to next hops at a time.")]
     site_concurrency: Annotated[int, Setting(
-        POOL, "site-concurrency", count(), "20", "Most sessions to one site at a time.")]
+        POOL, "site-concurrency", count(), "20", "Most sessions to one site at a time.", True)]
     site_concurrency_initial: Annotated[int, Setting(
         POOL, "site-concurrency-initial", count(), "5",
-        "As many at first; the site's answers say whether it may have more, or fewer.")]
+        "As many at first; the site's answers say whether it may have more, or fewer.", True)]
     fair_by: Annotated[str, Setting(
         POOL, "fair-by", choice("sender-domain", "sender", "none"), "sender-domain",
         "Who takes turns where mail waits for a site; with 'none' mail goes in the order it came.")]
@@ -218,6 +222,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "Say RSET after what left a transaction open, before each further message, or never.")]
     source: Annotated[str, Setting(
         POOL, "source", ADDRESS, "", "Connect to next hops from this address of ours.")]
+
+    rollup: Annotated[str, Setting(
+        SHAPING, "rollup", choice("mx", "domain", "off"), "mx",
+        "What shares a site, and so its limits: destinations with the same exchanges; none, but "
+        "behind smart hosts all; or none, there either.")]
+    site_message_rate_per_s: Annotated[float, Setting(
+        SHAPING, "site-message-rate", PACE, "none",
+        "Most messages to one site, evenly spread.", True)]
+    site_connection_rate_per_s: Annotated[float, Setting(
+        SHAPING, "site-connection-rate", PACE, "none",
+        "Most sessions to begin with one site, evenly spread.", True)]
+    global_message_rate_per_s: Annotated[float, Setting(
+        SHAPING, "global-message-rate", PACE, "none",
+        "Most messages to all sites together, evenly spread; sites take turns.")]
 
     retry_delays_s: Annotated[tuple[float, ...], Setting(
         RETRIES, "retry", DELAYS, "1m,5m,10m,20m,40m,1h*2,2h*4,4h",

@@ -118,7 +118,7 @@ def _site(site: Site | None) -> Record | None:
         "relayers": site.relayers,
         "window": site.window,
         "ready": len(site.ready),
-        "asleep": site.has_sleepers,
+        "parked": len(site.parked),
         "dead_until": site.dead_until or None,
         "last_failure": None if site.last_failure is None else str(site.last_failure.reply),
     }

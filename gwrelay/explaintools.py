@@ -154,9 +154,10 @@ def _site_lines(site: Record | None, told: Record) -> Iterator[str]:
     if site is None:
         yield "  site: none; no mail for its exchanges is under way"
         return
+    parked = f", {site['parked']} more parked" if site["parked"] else ""
     yield (
         f"  site {plain(site['name'])}: {site['relayers']} of {site['window']} sessions, "
-        f"{site['ready']} ready{', others asleep until it is back' if site['asleep'] else ''}"
+        f"{site['ready']} ready{parked}"
     )
     if site["dead_until"]:
         failure = f": {plain(site['last_failure'])}" if site["last_failure"] else ""

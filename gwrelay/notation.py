@@ -125,6 +125,19 @@ def read_rate(text: str) -> float:
     return float(rate)
 
 
+def read_pace(text: str) -> float:
+    """How many a second, from so many /s, /m, /h or /d; 0.0 for none, which is no limit."""
+    if text == "none":
+        return 0.0
+    match = re.fullmatch(rf"({_NUMBER})/([smhd])", text)
+    if match is None:
+        raise ValueError("is not a rate")
+    per_s = float(match[1]) * 1000 / _UNITS_MS[match[2]]
+    if not per_s:
+        raise ValueError("leaves nothing at all")
+    return per_s
+
+
 def read_share(text: str) -> float:
     """0..1, from a percentage or the plain number."""
     if not re.fullmatch(rf"{_NUMBER}%?", text):

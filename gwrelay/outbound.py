@@ -1,4 +1,4 @@
-"""TLS and AUTH of outbound sessions as the settings have them, with the files they name."""
+"""TLS, AUTH and limits of outbound sessions as the settings have them, with the files they name."""
 
 import logging
 
@@ -7,10 +7,17 @@ from gwrelay.credentials import read_credentials
 from gwrelay.errors import ConfigError
 from gwrelay.mx.exchanges import normal_host
 from gwrelay.mx.failures import ResolutionError
+from gwrelay.relay.limits import LimitPolicy, SiteLimits
 from gwrelay.relay.security import Access, Security
 from gwrelay.relay.tlspolicy import VERIFY, Demand, TlsPolicy
 
 logger = logging.getLogger(__name__)
+
+#: Fields of Settings, in the order of SiteLimits.
+_LIMITS = (
+    *("site_concurrency", "site_concurrency_initial"),
+    *("site_message_rate_per_s", "site_connection_rate_per_s"),
+)
 
 
 def build_security(settings: Settings) -> Security:
@@ -30,6 +37,20 @@ def build_security(settings: Settings) -> Security:
             f"--tls-ca {settings.tls_ca}: no certificates can be read from it ({reason}); "
             "name a file of certificates in PEM"
         ) from None
+
+
+def build_limits(settings: Settings) -> LimitPolicy:
+    """A destination has limits of its own when its table has one of them."""
+
+    def limits(destination: str) -> SiteLimits:
+        return SiteLimits(*(settings.for_destination(field, destination) for field in _LIMITS))
+
+    own = {
+        name: limits(name)
+        for name, table in settings.destinations.items()
+        if not table.keys().isdisjoint(_LIMITS)
+    }
+    return LimitPolicy(limits(""), own)
 
 
 def warn_of_passwords(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import gevent
 from gevent.event import Event as Wakeup
 
-from gwrelay import events
+from gwrelay import events, suspensionfile
 from gwrelay.admin import Admin, Handler
 from gwrelay.config import Settings, admin_path
 from gwrelay.diagnostics import reopen_log, start_log
@@ -29,7 +29,7 @@ from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Outcome
 from gwrelay.mxadmin import mx_handlers
 from gwrelay.mxsetup import build_calculator
-from gwrelay.outbound import build_security, warn_of_passwords
+from gwrelay.outbound import build_limits, build_security, warn_of_passwords
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.retry import RetryPolicy
@@ -40,7 +40,9 @@ from gwrelay.relay.explained import Explainer
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
+from gwrelay.relay.suspensions import Suspensions
 from gwrelay.smtp.session import Policy
+from gwrelay.suspendadmin import suspend_handlers
 from gwrelay.waiting import for_greenlets
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Service:
         if settings.source:
             _check_source(settings.source)
         directory = _own_directory(settings.spool)
+        self._suspensions = Suspensions(time.time, suspensionfile.read(settings.spool))
         self.events = EventLog(settings.events)
         self._last_words = LastWords()
         try:
@@ -203,8 +206,10 @@ class Service:
             routes=Routes(smarthosts),
             factory=ESMTPManagedRelayerFactory(relayers, security=self._security),
             max_connections=settings.concurrency,
-            max_site_connections=settings.site_concurrency,
-            initial_site_connections=settings.site_concurrency_initial,
+            limits=build_limits(settings),
+            messages_per_s=settings.global_message_rate_per_s,
+            rollup=settings.rollup,
+            suspensions=self._suspensions,
             dns_concurrency=settings.dns_concurrency,
             ended=self._ended,
         )
@@ -217,6 +222,7 @@ class Service:
             **mx_handlers(self._calculator, manager),
             **queue_handlers(queue, explainer, words),
             **verb_handlers(queue),
+            **suspend_handlers(manager.sites, self._settings.spool),
             **explain_handlers(queue, manager, explainer, words, self._listeners),
         }
 
@@ -282,7 +288,8 @@ def _own_directory(path: str) -> Path:
     if about.st_uid != os.geteuid():
         raise ConfigError(f"--spool {path}: belongs to user {about.st_uid}, not to us")
     # Ours, from this life or one that kill -9 ended.
-    names = [name for name in names if name not in sockets]
+    ours = {*sockets, suspensionfile.NAME, suspensionfile.NAME + ".new"}
+    names = [name for name in names if name not in ours]
     strange = [n for n in names if not n.startswith("worker-") and n != "lost+found"]
     if strange:
         raise ConfigError(f"--spool {path}: not a spool, it holds {sorted(strange)[0]!r}")

@@ -284,6 +284,28 @@ def test_a_bad_share_is_refused_with_an_example(text):
     assert problem.endswith("; write a percentage, like 15%, or its fraction, 0.15")
 
 
+@pytest.mark.parametrize(
+    ("text", "per_s"),
+    [
+        ("10/s", 10.0),
+        ("90/m", 1.5),
+        ("1/h", 1 / 3600),
+        ("2.5/s", 2.5),
+        ("86400/d", 1.0),
+        ("none", 0),
+    ],
+)
+def test_a_pace_is_so_many_a_second_minute_hour_or_day(text, per_s):
+    assert value_of("site-message-rate", text) == pytest.approx(per_s)
+
+
+@pytest.mark.parametrize("text", ["10", "0/s", "/s", "10/w", "10 /s", "-1/s", "ten/s", "10/ms"])
+def test_what_is_not_a_pace_is_refused_with_an_example(text):
+    [problem] = problems_of({"global-message-rate": [text]})
+    assert problem.startswith(f"--global-message-rate: {text!r} ")
+    assert problem.endswith("write how many a second, like 10/s, or 90/m, 500/h, 2000/d")
+
+
 def test_a_range_without_a_beginning_is_not_taken_to_begin_at_nothing():
     (problem,) = problems_of({"mx-bad-time": ["..1h"]})
     assert problem.startswith("--mx-bad-time: '..1h' is not a duration;")

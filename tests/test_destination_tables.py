@@ -75,7 +75,8 @@ def test_destinations_are_named_as_deliveries_have_them(written, destination):
         (
             '[destination."a.example"]\nspool = "x"',
             'gw.toml: [destination."a.example"]: spool is for all destinations; '
-            "one may have tls, tls-fallback",
+            "one may have site-concurrency, site-concurrency-initial, site-message-rate, "
+            "site-connection-rate, tls, tls-fallback",
         ),
         (
             '[destination."a.example"]\ntls = "always"',

@@ -4,6 +4,8 @@ Built from the message's state when its turn comes; no envelope, no content: the
 both back.
 """
 
+from collections.abc import Callable
+
 from gwrelay.queue.store import Doubt
 
 
@@ -17,6 +19,7 @@ class Delivery:
         "entry",
         "is_bounce",
         "message_id",
+        "recall",
         "recipients",
         "sender",
     )
@@ -51,6 +54,9 @@ class Delivery:
         self.doubt = doubt
         #: A number for whom it comes from: senders take turns.
         self.sender = sender
+        #: While it is being relayed only in so far as it is ready for that: gives it back, and says
+        #: whether it did.
+        self.recall: Callable[[Delivery], bool] | None = None
 
     @property
     def part(self) -> int:

@@ -230,13 +230,16 @@ class Queue:
         with self._lock:
             self._standing.begin(delivery)
 
-    def set_waiting(self, delivery: Delivery, due_at: float | None = None) -> None:
+    def set_waiting(
+        self, delivery: Delivery, due_at: float | None = None, *, keeps_content: bool = False
+    ) -> None:
         """Put back a delivery that was not tried: no attempt is counted, nothing written, but for
         one of which note_in_doubt() said more than came true.
 
         Due again at `due_at` (Unix seconds), by default at once; at the end of its lifetime
-        if that comes first.  Raises AccountingError for one that is not being relayed: in
-        the schedule twice it would be delivered twice.
+        if that comes first.  With `keeps_content` it will be hastened soon.  Raises
+        AccountingError for one that is not being relayed: in the schedule twice it would be
+        delivered twice.
         """
         with self._lock:
             self._standing.check_relaying(delivery)
@@ -248,7 +251,7 @@ class Queue:
                 due_at = min(due_at, expires_at)
             if delivery.doubt is not None:
                 self._unhold(delivery)
-            if due_at > now:
+            if due_at > now and not keeps_content:
                 # Mail for hosts that are down would fill the budget, and stay.
                 self._resident.drop(delivery.message_id)
             self._standing.wait(due_at, delivery)

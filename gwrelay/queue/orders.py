@@ -2,7 +2,8 @@
 
 Each order is about one message, all of its parts or some, and costs no more with many messages
 than with few.  What it changes is in the log when it returns, and durable after Queue.flush().
-A part that is being relayed is left alone: the next hop may just be taking it.
+A part that is being relayed is left alone, unless it only waits for a session: the next hop may
+just be taking it.
 """
 
 from collections.abc import Callable, Collection
@@ -78,6 +79,7 @@ class Orders:
             (WAITING,),
             lambda part: part._replace(due_at=now),
             self._standing.put_forward,
+            recalls=False,
         )
 
     def drop(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
@@ -97,9 +99,12 @@ class Orders:
         words: Collection[str],
         changed: Callable[[Open], Open | None],
         move: Callable[[int, Open], None],
+        *,
+        recalls: bool = True,
     ) -> Obeyed:
         """Replace the parts that stand as one of `words` says, by what `changed` makes of each
-        (None: nothing), and move them to where they stand then."""
+        (None: nothing), and move them to where they stand then.  With `recalls` what only waits
+        for a session waits for an order as well."""
         with self._lock:
             state = self._here(message_id)
             if state is None:
@@ -111,7 +116,10 @@ class Orders:
                 word = self._standing.word(message_id, part)
                 if numbers is not None and part.recipients[0] not in numbers:
                     after.append(part)
-                elif word not in words:
+                    continue
+                if word == RELAYING and recalls and WAITING in words:
+                    word = WAITING if self._standing.recall(message_id, part) else RELAYING
+                if word not in words:
                     busy += word == RELAYING
                     after.append(part)
                 else:

@@ -187,6 +187,15 @@ class Standing:
         self._held.discard((message_id, part.recipients[0]))
         self.file(message_id, (part,))
 
+    def recall(self, message_id: int, part: Open) -> bool:
+        """Let one that is being relayed wait, if it is only ready for that; whether it does."""
+        delivery = self._relaying.get((message_id, part.recipients[0]))
+        if delivery is None or delivery.recall is None or not delivery.recall(delivery):
+            return False
+        self.end(delivery)
+        self.file(message_id, (part,))
+        return True
+
     def put_forward(self, message_id: int, part: Open) -> None:
         """One that waits does so until part.due_at instead."""
         self._schedule.remove(message_id, part.recipients[0])

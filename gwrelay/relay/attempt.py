@@ -75,6 +75,7 @@ class AttemptManager:
 
     def give_back(self, delivery: Delivery) -> None:
         """The relayer took `delivery` from the site, and will not begin with it."""
+        self.site.pace.refund(delivery)
         self._queue.set_waiting(delivery)
 
     def note_in_doubt(self, host: Host) -> None:
@@ -135,8 +136,6 @@ class AttemptManager:
 
     def _note_answer(self, *, throttled: bool) -> None:
         self.site.note_success(time.monotonic() - self.since, throttled=throttled)
-        if self.site.has_sleepers:
-            self.site.wake(self._queue.hasten)
 
     def _settle(self, delivery: Delivery, told: Mapping[int, Outcome]) -> None:
         if delivery is not self.in_hand:

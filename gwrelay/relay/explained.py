@@ -17,11 +17,12 @@ from gwrelay.relay.attempt import AttemptManager
 from gwrelay.relay.hosts import Exchanges, SiteHosts
 from gwrelay.relay.manager import SmartHostSMTPRelayingManager
 from gwrelay.relay.site import Site
+from gwrelay.relay.suspensions import Suspended
 
 #: What a part waits for, in a word.
-OPERATOR, RETRY, DEAD, DUE, LOOKUP, WINDOW, POOL, ATTEMPT = (
+OPERATOR, RETRY, DEAD, DUE, LOOKUP, WINDOW, POOL, ATTEMPT, SUSPENDED, LIMITED = (
     *("held", "retry", "site dead", "due"),
-    *("lookup", "window", "concurrency", "attempt"),
+    *("lookup", "window", "concurrency", "attempt", "suspended", "rate"),
 )
 
 #: Seconds for which is remembered which relayer has what in hand: a list asks for each part.
@@ -81,6 +82,11 @@ class Explainer:
             return self._while_relaying(part.delivery)
         now = self._clock()
         due_at = part.open.due_at
+        suspended = self._suspended(part.open.destination)
+        if suspended is not None:
+            reason = f": {suspended.reason}" if suspended.reason else ""
+            text = f"{suspended} is suspended by an operator{reason}"
+            return Blocker(SUSPENDED, text, suspended.since, suspended.until)
         if due_at > now:
             attempts = part.open.attempts
             text = f"its turn after attempt {attempts}" if attempts else "put off"
@@ -88,6 +94,8 @@ class Explainer:
         site = self.site(part.open.destination)
         if site is not None and site.dead_until > now:
             return Blocker(DEAD, f"no host of {site.name} can be reached", until=site.dead_until)
+        if site is not None and site.ready:
+            return self._at_site(site, due_at)
         return Blocker(DUE, "due, and about to be taken up", since=due_at)
 
     def _while_relaying(self, delivery: Delivery) -> Blocker:
@@ -100,17 +108,35 @@ class Explainer:
         if manager.is_looking_up(destination):
             return Blocker(LOOKUP, f"{destination} is being looked up", since=delivery.due_at)
         site = self.site(destination)
-        if site is not None and site.is_full:
+        if site is None:
+            return Blocker(DUE, "a relayer is about to take it", since=delivery.due_at)
+        return self._at_site(site, delivery.due_at)
+
+    def _at_site(self, site: Site, since: float) -> Blocker:
+        """What keeps mail that is ready at a living site, or parked there because others are."""
+        wait_s, flag = site.limited_for_s
+        if wait_s:
+            text = f"no more than --{flag} may go to {site.name}"
+            return Blocker(LIMITED, text, since, self._clock() + wait_s)
+        if site.is_full:
             text = f"all {site.relayers} sessions that {site.name} may have now are in use"
-            return Blocker(WINDOW, text, since=delivery.due_at)
-        pool = manager.pool
-        if site is not None and not site.relayers:
+            return Blocker(WINDOW, text, since=since)
+        pool = self._manager.pool
+        if not site.relayers:
             text = (
                 f"{pool.relayers} relayers are at work, of --concurrency {pool.limit}; part of "
                 "that is kept for sites that do well"
             )
-            return Blocker(POOL, text, since=delivery.due_at)
-        return Blocker(DUE, "a relayer is about to take it", since=delivery.due_at)
+            return Blocker(POOL, text, since=since)
+        return Blocker(DUE, "a relayer is about to take it", since=since)
+
+    def _suspended(self, destination: str) -> Suspended | None:
+        suspensions = self._manager.sites.suspensions
+        if not suspensions:
+            return None
+        found = self._manager.exchanges_of(destination)
+        known = () if found is None or isinstance(found, ResolutionError) else found
+        return suspensions.of(destination, [exchange.name for exchange in known])
 
     def _hands(self) -> dict[Delivery, AttemptManager]:
         now = time.monotonic()
@@ -127,12 +153,12 @@ class Explainer:
         found = self._manager.exchanges_of(destination)
         if found is None or isinstance(found, ResolutionError):
             return None
-        return self._manager.site_of(found)
+        return self._manager.site_of(destination, found)
 
     def sites(self) -> tuple[int, int]:
         """How many there are, and how many of them are dead now."""
         now = self._clock()
-        sites = self._manager.sites()
+        sites = list(self._manager.sites)
         return len(sites), sum(site.dead_until > now for site in sites)
 
     def dead_since(self, destination: str) -> float | None:

@@ -9,8 +9,8 @@ First attempts come before further ones, but not all: of four deliveries at leas
 further attempt, if there are any.  Neither starves.
 """
 
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from gwrelay.queue.delivery import Delivery
@@ -64,6 +64,16 @@ class FairLine:
         self._first, self._further = _Turns(), _Turns()
         self._count = 0
 
+    def has_like(self, delivery: Delivery) -> bool:
+        """Whether its sender has another one of its kind here."""
+        return delivery.sender in self._turns_of(delivery).senders
+
+    def remove(self, unwanted: Callable[[Delivery], object]) -> list[Delivery]:
+        """Take out all that are `unwanted`; the others stay in their order."""
+        found = [*self._first.remove(unwanted), *self._further.remove(unwanted)]
+        self._count -= len(found)
+        return found
+
     def _turns_of(self, delivery: Delivery) -> "_Turns":
         return self._further if delivery.attempts else self._first
 
@@ -79,8 +89,9 @@ class _Sender:
 
 class _Turns:
     def __init__(self) -> None:
-        #: Those with something to send, by number, the one whose turn it is first.
-        self.senders: dict[int, _Sender] = {}
+        #: Those with something to send, by number, the one whose turn it is first.  In a dict that
+        #: is turned round, finding the first costs time for each that was there before.
+        self.senders: OrderedDict[int, _Sender] = OrderedDict()
 
     def __iter__(self) -> Iterator[Delivery]:
         return chain.from_iterable(sender.waiting for sender in self.senders.values())
@@ -91,8 +102,8 @@ class _Turns:
     def appendleft(self, delivery: Delivery) -> None:
         sender = self._sender_of(delivery)
         sender.waiting.appendleft(delivery)
-        sender.credit += _cost(delivery)
-        self.senders = {delivery.sender: sender, **self.senders}
+        sender.credit += cost_of(delivery)
+        self.senders.move_to_end(delivery.sender, last=False)
 
     def popleft(self) -> Delivery:
         senders = self.senders
@@ -102,7 +113,7 @@ class _Turns:
             number, sender = next(iter(senders.items()))
             if len(senders) > 1:
                 del senders[number]
-                cost = _cost(sender.waiting[0])
+                cost = cost_of(sender.waiting[0])
                 sender.credit += sender.credit < cost
                 if sender.credit < cost:
                     senders[number] = sender
@@ -114,6 +125,17 @@ class _Turns:
                 del senders[number]
             return sender.waiting.popleft()
 
+    def remove(self, unwanted: Callable[[Delivery], object]) -> list[Delivery]:
+        found: list[Delivery] = []
+        for number, sender in list(self.senders.items()):
+            staying: deque[Delivery] = deque()
+            for delivery in sender.waiting:
+                (found if unwanted(delivery) else staying).append(delivery)
+            sender.waiting = staying
+            if not staying:
+                del self.senders[number]
+        return found
+
     def _sender_of(self, delivery: Delivery) -> _Sender:
         sender = self.senders.get(delivery.sender)
         if sender is None:
@@ -121,5 +143,6 @@ class _Turns:
         return sender
 
 
-def _cost(delivery: Delivery) -> int:
+def cost_of(delivery: Delivery) -> int:
+    """In transactions."""
     return -(-len(delivery.recipients) // _AT_ONCE)

@@ -5,7 +5,7 @@ never by MX, and its failures only ever defer mail.
 """
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from itertools import groupby
 from operator import attrgetter
 
@@ -20,13 +20,23 @@ from gwrelay.relay.routes import NextHop, Routes
 
 Exchanges = tuple[Exchange, ...]
 
+# What makes one site of several destinations: that they have the same exchanges; that they go to
+# the same smart hosts; nothing, each is one of its own.
+MX, DOMAIN, OFF = "mx", "domain", "off"
+
 
 class Destinations:
-    """Which exchanges a destination has: the same few smart hosts for all, or its own."""
+    """Which exchanges a destination has: the same few smart hosts for all, or its own; and which
+    site that makes it part of."""
 
-    def __init__(self, calculator: MXCalculator, routes: Routes) -> None:
+    def __init__(self, calculator: MXCalculator, routes: Routes, rollup: str = MX) -> None:
         self._calculator = calculator
         self._smarthosts = routes.smarthosts
+        self._is_shared = rollup == MX or (rollup == DOMAIN and bool(routes.smarthosts))
+
+    def site_key(self, destination: str, exchanges: Exchanges) -> Hashable:
+        """Of the site of `destination`, which has these."""
+        return site_key(exchanges) if self._is_shared else destination
 
     def cached(self, destination: str) -> Exchanges | ResolutionError | None:
         """What is known without asking DNS; None when it must be asked.  Never blocks."""
@@ -76,6 +86,12 @@ class SiteHosts:
         self._calculator = calculator
         self._source = source
         self._sessions: Counter[tuple[str, int]] = Counter()
+        #: Called for each session that a relayer opens beside its first.
+        self.on_connection: Callable[[], None] = _nobody_counts
+
+    def note_connection(self) -> None:
+        """A relayer opens a session beside its first."""
+        self.on_connection()
 
     def plan(self) -> Plan:
         return self._calculator.plan(self.exchanges, self._source)
@@ -143,6 +159,10 @@ class SiteHosts:
     def sessions(self) -> int:
         """With any host of the site, carrying mail or idle after that."""
         return self._sessions.total()
+
+
+def _nobody_counts() -> None:
+    """There is no limit."""
 
 
 def _place(candidate: Candidate) -> tuple[str, int]:

@@ -6,13 +6,16 @@
 
 So mail for a site that is well finds a relayer whatever the others do, and a new site finds one
 however many fail.  Sites without a relayer come before those that have some, in the order in
-which they came to want one.
+which they came to want one.  A rate that all share (--global-message-rate) they take in turn, too.
 """
 
-from collections.abc import Hashable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from enum import IntEnum
 from itertools import count
 from typing import TYPE_CHECKING
+
+from gwrelay.relay.rates import BURST_S, Rate
 
 if TYPE_CHECKING:
     from gwrelay.relay.site import Site
@@ -34,8 +37,17 @@ _ALL = tuple(Health)
 
 
 class Pool:
-    def __init__(self, limit: int, *, has_one_site: bool = False) -> None:
+    def __init__(
+        self, limit: int, *, has_one_site: bool = False, messages_per_s: float = 0.0
+    ) -> None:
+        """`messages_per_s` of all sites together; 0.0: as many as there are."""
         self.limit = limit
+        self.message_rate = Rate(messages_per_s) if messages_per_s else None
+        #: Called when that rate allows nothing for so many seconds: then go_on() is due.
+        self.on_limited: Callable[[float], None] = _nobody_waits
+        #: Sites that wait for it, whose turn it is first; and those that have their turn.
+        self._limited: OrderedDict[Site, None] = OrderedDict()
+        self._admitted: set[Site] = set()
         # Where all mail goes to one site there is nobody to keep room for.
         shares = (1.0, 1.0, 1.0) if has_one_site else (1.0, 0.75, 0.5)
         #: By health: as many may be of a site like this, or of one in a worse state.
@@ -104,6 +116,38 @@ class Pool:
         open_to = [line for health in _ALL if (line := lines[health]) and self.has_room(health)]
         return min(open_to, key=lambda line: next(iter(line.values()))[0], default=None)
 
+    # -- the rate that all share -------------------------------------------------------------
+
+    def may_send(self, site: "Site", wait_s: float) -> bool:
+        """Whether `site` may send one now; if not, it has its turn after those that wait already.
+        `wait_s` is what the rate says."""
+        if not wait_s and (site in self._admitted or not self._limited):
+            self._admitted.discard(site)
+            return True
+        self._limited.setdefault(site)
+        if wait_s:
+            self.on_limited(wait_s)
+        return False
+
+    def go_on(self) -> None:
+        """Let as many sites as the rate has messages for now take one each."""
+        if self.message_rate is None:
+            return
+        per_s = self.message_rate.per_s
+        for _ in range(min(len(self._limited), max(1, int(BURST_S * per_s)))):
+            site, _ = self._limited.popitem(last=False)
+            self._admitted.add(site)
+            if site.go_on(1):
+                self._limited[site] = None
+        if self._limited:
+            # Who had his turn may have had no use for it.
+            self.on_limited(1.0 / per_s)
+
+    def forget(self, site: "Site") -> None:
+        """It is no more."""
+        self._limited.pop(site, None)
+        self._admitted.discard(site)
+
     def gives_way(self, relayers: int, served: int, health: Health) -> bool:
         """Whether a relayer that has ended a delivery should leave its place to a site that has
         none; its own has so many `relayers`, and `served` deliveries in a row."""
@@ -130,6 +174,10 @@ class Pool:
             site = next(iter(self._idle), None)
             if site is not None:
                 site.release_one()
+
+
+def _nobody_waits(_wait_s: float) -> None:
+    """Whoever calls go_on() in time."""
 
 
 _Line = dict[Hashable, tuple[int, "Site"]]

@@ -157,7 +157,8 @@ class ManagedRelayerMixin:
         if upcoming is not None:
             return upcoming
         kept = self._sessions.may_be_kept
-        return self.attempts.site.take(self._settings.idle_timeout_s if kept else 0.0)
+        idle_s = self._settings.idle_timeout_s if kept else 0.0
+        return self.attempts.site.take(idle_s, needs_session=not kept)
 
     def _candidates(self, doubt: Doubt | None) -> Sequence[Candidate]:
         """The present plan.  The host that a delivery is in doubt at comes before all others,

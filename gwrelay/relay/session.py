@@ -75,6 +75,7 @@ class Hosts(Protocol):
     def mark_good(self, candidate: Candidate) -> None: ...
     def add_session(self, candidate: Candidate) -> None: ...
     def remove_session(self, candidate: Candidate) -> None: ...
+    def note_connection(self) -> None: ...
 
 
 class SessionKeeper:
@@ -91,6 +92,8 @@ class SessionKeeper:
         self.candidate: Candidate | None = None
         #: Whose host has answered MAIL in the present session.
         self._at_work: Candidate | None = None
+        #: Its site has allowed the first one when the relayer was started.
+        self._has_opened = False
 
     def leads_to(self, candidate: Candidate) -> bool:
         """Whether the session we have is one with this host."""
@@ -154,6 +157,9 @@ class SessionKeeper:
         """A host that cannot be reached, or does not greet us, is marked as the table of
         verdicts says."""
         settings = self._settings
+        if self._has_opened:
+            self._hosts.note_connection()
+        self._has_opened = True
         self.candidate = candidate
         connection = self.connection = Connection(
             settings.hostname,

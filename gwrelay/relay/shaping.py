@@ -37,6 +37,13 @@ class Window:
         #: Successes to wait for before the window opens further.
         self._patience = 0
 
+    def set_limit(self, limit: int) -> None:
+        """Another one than before; what was learned holds as far as it is within that."""
+        if self._threshold == self._limit or self._threshold > limit:
+            self._threshold = limit
+        self._limit = limit
+        self.sessions = min(self.sessions, limit)
+
     @property
     def has_learned(self) -> bool:
         """Whether the site has said no to something."""

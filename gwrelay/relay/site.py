@@ -5,14 +5,16 @@ behind it, which are the Queue's.
 """
 
 import threading
+import time
 from collections.abc import Callable, Hashable
-from heapq import heapify, heappop, heappush
-from struct import Struct
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.fairline import FairLine
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.limits import SiteLimits
+from gwrelay.relay.pace import Pace
+from gwrelay.relay.parked import Hasten, Parked
 from gwrelay.relay.pool import Health, Pool
 from gwrelay.relay.shaping import Window
 
@@ -20,26 +22,27 @@ from gwrelay.relay.shaping import Window
 SLOW_S = 5.0
 #: Share of the newest attempt in that average.
 _NEWEST = 0.2
-#: Seconds between the turns of deliveries that wait for a dead site.
-_TURN_S = 0.002
-
-#: When it arrived, its entry in the queue, message id, part.  A million may be asleep: bytes, which
-#: sort as the numbers do, and which the garbage collector does not follow.
-_SLEEPER = Struct(">dQQI")
+#: Deliveries that are ready at a time: for each session, in all, and seconds' worth of a rate.
+#: What is ready is objects in memory; what is parked is not, and can be held or come to its end.
+_READY_A_SESSION = 50
+_READY = 1000
+_READY_S = 60.0
+#: So many times that are ready when each has another sender: none is parked behind the others.
+_CROWDED = 4
 
 
 class Site:
-    """`limit` and `initial` are of its window; `pool` bounds it together with all others."""
+    """`limits` are its own; `pool` bounds it together with all others."""
 
     def __init__(
         self,
         key: Hashable,
         name: str,
-        limit: int,
         hosts: SiteHosts,
+        limits: SiteLimits,
         *,
-        initial: int = 0,
         pool: Pool | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.key = key
         #: For people: the exchanges, or the smart hosts.
@@ -47,6 +50,8 @@ class Site:
         self.hosts = hosts
         #: Deliveries that wait for a relayer.
         self.ready = FairLine()
+        #: What waits in the queue until there is room for it among these, or the site is back.
+        self.parked = Parked()
         #: Relayers that work for this site, idle ones included.
         self.relayers = 0
         #: Unix seconds; until then every address of it is marked bad.
@@ -56,21 +61,24 @@ class Site:
         self.health = Health.UNKNOWN
         #: Called when it could use another relayer, and could not before.
         self.on_want: Callable[[Site], None] = _nobody_cares
-        self._pool = pool or Pool(limit)
-        self._window = Window(limit, initial or limit)
+        #: Called when it could have more ready, and something is parked.
+        self.on_room: Callable[[Site], None] = _nobody_cares
+        #: Called when its rate, or that of all sites, allows nothing for so many seconds.
+        self.on_limited: Callable[[Site, float], None] = _nobody_waits
+        self._pool = pool or Pool(limits.concurrency)
+        #: Those that destinations of it have of their own, the smallest of each.
+        self._given: SiteLimits | None = None
+        self._window = Window(limits.concurrency, limits.initial)
+        self.pace = Pace(limits, self._pool.message_rate, clock)
         #: Of attempts that ended, smoothed.
         self._seconds = 0.0
         #: Deliveries that its relayers took one after the other.
         self._served = 0
-        #: Deliveries that wait in the queue for this site to come back, oldest first; which of
-        #: them still do, the queue knows.
-        self._asleep: list[bytes] = []
-        self._prune_above = 1000
-        #: Deliveries put to sleep since the site died the last time.
-        self._put_to_sleep = 0
         # The most recently used session comes first, so that those in excess stay idle and
         # are closed.
         self._idle: list[_Idle] = []
+
+    # -- what is ready -----------------------------------------------------------------------
 
     def put(self, delivery: Delivery) -> None:
         """Hand `delivery` to a relayer that idles; without one it is ready for the next.
@@ -78,22 +86,134 @@ class Site:
         Handed over, not left for whoever comes: a relayer woken in vain would close a good
         session, and the next message would have to open another.
         """
-        if self._idle:
+        if self._idle and not self.ready and self._may_go():
+            self.pace.send(delivery)
             self._wake_one(delivery)
         else:
+            delivery.recall = self._recall
             self.ready.append(delivery)
-            self.on_want(self)
+            self.go_on()
 
-    def take(self, idle_s: float) -> Delivery | None:
+    def is_full_up(self, delivery: Delivery) -> bool:
+        """Whether enough is ready here, and `delivery` should wait in the queue until it is less.
+
+        What comes of a sender that has nothing ready does not wait behind others.
+        """
+        if self.parked.has_older(delivery):
+            return True
+        count, room = len(self.ready), self._room
+        if count < room:
+            return False
+        return count >= _CROWDED * room or self.ready.has_like(delivery)
+
+    @property
+    def _room(self) -> int:
+        """As many may be ready."""
+        room = min(_READY, _READY_A_SESSION * self._window.sessions)
+        per_s = self.pace.messages_per_s
+        return min(room, max(1, int(_READY_S * per_s))) if per_s else room
+
+    def take(self, idle_s: float, *, needs_session: bool = False) -> Delivery | None:
         """The next ready delivery, waiting up to `idle_s` for one; None when the relayer
         that asks should go: nothing came, the site has shrunk below its relayers, or it is
-        another one's turn."""
+        another one's turn.  `needs_session`: it has none that could carry it."""
         self._served += 1
         if self.relayers > self._window.sessions or self._gives_way():
             return None
-        if self.ready:
-            return self.ready.popleft()
+        if needs_session and self.pace.limits_connections:
+            return None  # whoever opens the next one may have to wait for that
+        if self.ready and self._may_go():
+            return self._next()
         return self._idle_for(idle_s) if idle_s > 0 else None
+
+    def start(self) -> Delivery | None:
+        """The delivery that another relayer begins with, by opening a session; None when rates
+        do not allow that now."""
+        wait_s = self.pace.connection_wait_s()
+        if wait_s:
+            self.on_limited(self, wait_s)
+        if wait_s or not self._may_go():
+            return None
+        self.pace.connect()
+        return self._next()
+
+    def go_on(self, limit: int = _READY) -> bool:
+        """Let what is ready go as far as idle relayers, rates and the window allow, at most `limit`
+        to those that idle; whether more could go to them."""
+        while limit and self._idle and self.ready and self._may_go():
+            self._wake_one(self._next())
+            limit -= 1
+        if limit and self.ready:
+            self.on_want(self)
+        return not limit and bool(self._idle and self.ready)
+
+    def put_back(self, delivery: Delivery) -> None:
+        """What a relayer took and could not even try; it is the next one's turn again."""
+        self.pace.refund(delivery)
+        delivery.recall = self._recall
+        self.ready.appendleft(delivery)
+        self.go_on()
+
+    def take_ready(self, unwanted: Callable[[Delivery], object] | None = None) -> list[Delivery]:
+        """Everything that waits for a relayer; or all of it that is `unwanted`."""
+        if unwanted is None:
+            taken = list(self.ready)
+            self.ready.clear()
+        else:
+            taken = self.ready.remove(unwanted)
+        for delivery in taken:
+            delivery.recall = None
+        return taken
+
+    def _recall(self, delivery: Delivery) -> bool:
+        return bool(self.take_ready(lambda one: one is delivery))
+
+    def _next(self) -> Delivery:
+        delivery = self.ready.popleft()
+        delivery.recall = None
+        self.pace.send(delivery)
+        self.ask_for_more()
+        return delivery
+
+    def ask_for_more(self) -> None:
+        """Call on_room() if little is ready and something parked."""
+        if self.parked and len(self.ready) <= self._room // 2:
+            self.on_room(self)
+
+    def wake(self, hasten: Hasten, limit: int = _READY) -> int:
+        """Let as many of those that are parked be due as there is room for, `limit` at most; how
+        many were."""
+        return self.parked.wake(min(limit, self._room - len(self.ready)), hasten)
+
+    # -- limits ------------------------------------------------------------------------------
+
+    def restrict(self, own: SiteLimits) -> None:
+        """A destination with limits of its own has mail for this site."""
+        given = own if self._given is None else self._given.within(own)
+        if given != self._given:
+            self._given = given
+            self._window.set_limit(given.concurrency)
+            self.pace.set(given)
+
+    @property
+    def limited_for_s(self) -> tuple[float, str]:
+        """Seconds until rates allow another message, and the flag of the one that says so."""
+        pace = self.pace
+        waits = [
+            (pace.message_wait_s(), "site-message-rate"),
+            (pace.everybodys_wait_s(), "global-message-rate"),
+            (0.0 if self.relayers else pace.connection_wait_s(), "site-connection-rate"),
+        ]
+        return max(waits)
+
+    def _may_go(self) -> bool:
+        """Whether rates allow another message now; if not, there will be a go_on()."""
+        wait_s = self.pace.message_wait_s()
+        if wait_s:
+            self.on_limited(self, wait_s)
+        return not wait_s and self._pool.may_send(self, self.pace.everybodys_wait_s())
+
+    # -- relayers ----------------------------------------------------------------------------
 
     def _gives_way(self) -> bool:
         if not self._pool.gives_way(self.relayers, self._served, self.health):
@@ -144,54 +264,10 @@ class Site:
 
     def wanted(self) -> int:
         """How many more relayers this site could use: one for each ready delivery, within
-        the window."""
+        the window.  Whether rates allow any, start() knows."""
         return max(0, min(len(self.ready), self.window - self.relayers))
 
-    def put_back(self, delivery: Delivery) -> None:
-        """What a relayer took and could not even try; it is the next one's turn again."""
-        if self._idle:
-            self._wake_one(delivery)
-        else:
-            self.ready.appendleft(delivery)
-            self.on_want(self)
-
-    def take_ready(self) -> list[Delivery]:
-        """Everything that waits for a relayer, which has none to wait for now."""
-        taken = list(self.ready)
-        self.ready.clear()
-        return taken
-
-    def sleep(self, delivery: Delivery, waits: Callable[[int], bool]) -> None:
-        """Remember that `delivery` waits in the queue because this site is dead.
-
-        `waits(entry)` says whether another one still does; those that had their turn and are
-        asleep again would be remembered twice.
-        """
-        about = delivery.arrived_at, delivery.entry, delivery.message_id, delivery.part
-        heappush(self._asleep, _SLEEPER.pack(*about))
-        if len(self._asleep) > self._prune_above:
-            self._asleep = [one for one in self._asleep if waits(_SLEEPER.unpack(one)[1])]
-            heapify(self._asleep)
-            self._prune_above = max(1000, 2 * len(self._asleep))
-
-    def next_turn(self) -> float:
-        """Unix seconds at which the next delivery that finds the site dead asks again.
-
-        In the order they come, some time apart: the first of them is the probe, and if that
-        fails the others need not all be looked at.
-        """
-        self._put_to_sleep += 1
-        return self.dead_until + (self._put_to_sleep - 1) * _TURN_S
-
-    def wake(self, hasten: Callable[[int, int, int], bool]) -> None:
-        """Let as many of those asleep be due as the window can use soon, the oldest first.
-
-        `hasten(entry, message_id, part)` makes one due and says whether it was asleep at all.
-        """
-        room = 2 * self.window - len(self.ready)
-        while room > 0 and self._asleep:
-            if hasten(*_SLEEPER.unpack(heappop(self._asleep))[1:]):
-                room -= 1
+    # -- what it says ------------------------------------------------------------------------
 
     def note_success(self, took_s: float = 0.0, *, throttled: bool = False) -> None:
         """A host of the site was reached, and answered MAIL or later, after `took_s` in all.
@@ -203,10 +279,11 @@ class Site:
         self._turn(Health.WELL if self._seconds <= SLOW_S else Health.BAD)
         if throttled:
             self._window.note_throttled()
-            return
-        self._window.note_success(self.relayers)
+        else:
+            self._window.note_success(self.relayers)
         if self.relayers < self._window.sessions and self.ready:
             self.on_want(self)
+        self.ask_for_more()
 
     def note_slow(self) -> None:
         """An attempt in hand has taken longer than one may at a site that is well."""
@@ -219,8 +296,6 @@ class Site:
 
     def note_dead(self, dead_until: float) -> None:
         """Each of its hosts is marked until then, by whomever."""
-        if dead_until != self.dead_until:
-            self._put_to_sleep = 0
         self.dead_until = dead_until
         others = self.hosts.sessions
         self._window.note_refused(others)
@@ -255,11 +330,7 @@ class Site:
     def is_worth_keeping(self) -> bool:
         """Though unused: what was learned of it would be lost, or who waits for it."""
         is_known = self.health is Health.WELL or self._window.has_learned
-        return is_known or bool(self.dead_until or self._asleep)
-
-    @property
-    def has_sleepers(self) -> bool:
-        return bool(self._asleep)
+        return is_known or bool(self.dead_until or self.parked)
 
 
 class _Idle:
@@ -278,3 +349,7 @@ class _Idle:
 
 def _nobody_cares(_site: Site) -> None:
     """Whoever looks at wanted() by himself."""
+
+
+def _nobody_waits(_site: Site, _wait_s: float) -> None:
+    """Whoever calls go_on() in time."""

@@ -1,10 +1,7 @@
 """`gwrelay status`, `queue`, `explain`: beside a running gateway, and on its spool without one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +11,7 @@ import pytest
 
 from gwrelay.message.envelope import message_name
 from support.clients import submit
+from support.commands import gwrelay
 from support.dns_server import DNSServer
 from support.gateway import Gateway, StartGateway
 from support.peer import STALL, Peer
@@ -48,23 +46,6 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with Gateway(tmp_path_factory.mktemp("idle"), "--resolver", "127.0.0.1:9") as running:
         yield running
     assert "Traceback" not in running.log, running.log
-
-
-def gwrelay(
-    *arguments: str, status: int = 0, at: Gateway | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Run the command; AssertionError unless it ends with `status`."""
-    environment = {name: text for name, text in os.environ.items() if "GWRELAY" not in name}
-    spool = ["--spool", str(at.spool)] if at else []
-    done = subprocess.run(
-        [sys.executable, "-m", "gwrelay", *arguments, *spool],
-        capture_output=True,
-        timeout=30,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
-    return done
 
 
 def lines(*arguments: str, status: int = 0, at: Gateway | None = None) -> list[str]:

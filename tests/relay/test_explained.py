@@ -8,6 +8,7 @@ from support.relaying import Relay, nobody_listens
 
 COMMON = """
         from gwrelay.relay.explained import ATTEMPT, LOOKUP, POOL, WINDOW, Explainer
+        from gwrelay.relay.limits import SiteLimits
         from support.mail import envelope
         from support.peer import STALL, Peer
         from support.relaying import Relay
@@ -93,7 +94,7 @@ def test_one_attempt_then_a_full_window_then_no_relayer_left() -> None:
             peer.always("RCPT", STALL)
             mx = {{"b.test": {{"mx.b.test": (10, ["127.0.0.1"])}},
                    "c.test": {{"mx.c.test": (10, ["127.0.0.2"])}}}}
-            relay = Relay(mx, peer.port, max_site_connections=1, max_connections=1)
+            relay = Relay(mx, peer.port, limits=SiteLimits(1), max_connections=1)
             first, ready = relay.send(envelope("u@b.test"), envelope("v@b.test"))
             relay.run_until(lambda: "RCPT" in peer.verbs())
             [other] = relay.send(envelope("u@c.test"))

@@ -12,6 +12,7 @@ import pytest
 from gwrelay.message.envelope import Recipient
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.store import NewMessage, State
+from gwrelay.relay.limits import SiteLimits
 from gwrelay.relay.manager import (
     RelayStateHelper,
     SmartHostESMTPRelayingManager,
@@ -122,7 +123,7 @@ def test_destinations_with_the_same_exchanges_share_sessions(peer: Peer) -> None
     relay = Relay(
         {"b.test": host(ONE, preference=5), "c.test": host(ONE, preference=20)},
         peer.port,
-        max_site_connections=1,
+        limits=SiteLimits(1),
     )
     relay.send(envelope("x@b.test"), envelope("y@c.test"), envelope("z@b.test"))
     relay.run()
@@ -175,23 +176,22 @@ def test_a_smart_host_that_cannot_be_looked_up_never_bounces_mail() -> None:
 
 
 def test_mail_for_a_dead_site_waits_for_the_end_of_the_mark(peer: Peer) -> None:
-    relay = Relay({"b.test": host(DEAD)}, peer.port, max_site_connections=3)
+    relay = Relay({"b.test": host(DEAD)}, peer.port, limits=SiteLimits(3))
     began = relay.clock()
     relay.send(*(envelope(f"u{n}@b.test") for n in range(10)))
     ends = relay.run()
     assert [end.kinds for end in ends] == [["deferred"]] * 3, "a window full of them found out"
-    waiting = relay.queue
-    assert len(waiting) == 10
-    assert waiting.next_due_at == began + 30
+    assert len(relay.queue) == 10
+    assert relay.manager.sites.next_at == began + 30
     # What comes meanwhile is put off as well, and so is what was waiting for its delay.
     relay.set_clock.advance(20)
     relay.send(envelope("late@b.test"))
     assert relay.run() == []
-    assert waiting.next_due_at == began + 30
+    assert relay.manager.sites.next_at == began + 30
 
 
 def test_one_probe_finds_a_dead_site_still_dead(peer: Peer) -> None:
-    relay = Relay({"b.test": host(DEAD)}, peer.port, max_site_connections=3)
+    relay = Relay({"b.test": host(DEAD)}, peer.port, limits=SiteLimits(3))
     relay.send(*(envelope(f"u{n}@b.test") for n in range(10)))
     relay.run()
     began = relay.clock()
@@ -203,7 +203,7 @@ def test_one_probe_finds_a_dead_site_still_dead(peer: Peer) -> None:
     relay.set_clock.advance(59)
     relay.run()
     assert relay.ends == [probe]
-    assert relay.queue.next_due_at == began + 90
+    assert relay.manager.sites.next_at == began + 90
 
 
 def test_putting_mail_off_counts_no_attempt(peer: Peer) -> None:
@@ -211,10 +211,9 @@ def test_putting_mail_off_counts_no_attempt(peer: Peer) -> None:
     relay.send(envelope("first@b.test"))
     relay.run()
     [message_id] = relay.send(envelope("second@b.test"))
-    relay.run()
-    relay.set_clock.advance(30)
-    [probe] = relay.run()
-    assert (probe.message_id, probe.attempt) == (message_id, 1)
+    assert relay.run() == []
+    [part] = relay.queue.parts(message_id)
+    assert (part.word, part.open.attempts) == ("waiting", 0)
 
 
 def test_everything_goes_out_when_a_dead_site_is_back(peer: Peer) -> None:
@@ -237,7 +236,7 @@ def test_the_first_success_wakes_what_slept_the_oldest_first() -> None:
     that was."""
     with Peer(DEAD) as back:
         pass
-    relay = Relay({"b.test": host(DEAD)}, back.port, max_site_connections=1)
+    relay = Relay({"b.test": host(DEAD)}, back.port, limits=SiteLimits(1))
     for n in range(20):
         relay.send(envelope(f"u{n}@b.test"))
         relay.set_clock.advance(0.001)
@@ -307,7 +306,7 @@ def test_a_host_marked_by_another_site_or_by_hand_is_left_alone_here_too(peer: P
     relay.send(*(envelope(f"u{n}@c.test") for n in range(5)), envelope("x@b.test"))
     relay.run()
     assert peer.arrived() == {"x@b.test": 1}
-    assert relay.queue.next_due_at == relay.clock() + 40
+    assert relay.manager.sites.next_at == relay.clock() + 40
     relay.set_clock.advance(40)
     attempts = relay.manager.check_state()
     assert len(attempts) == 1
@@ -315,11 +314,13 @@ def test_a_host_marked_by_another_site_or_by_hand_is_left_alone_here_too(peer: P
     assert len(peer.messages) == 6
 
 
-def test_while_a_site_is_dead_its_mail_is_looked_at_in_turn_and_not_all_at_once() -> None:
-    relay = Relay({"b.test": host(DEAD)}, 25, max_site_connections=1)
+def test_when_a_mark_ends_one_message_is_looked_at_and_not_all_of_them() -> None:
+    relay = Relay({"b.test": host(DEAD)}, 25, limits=SiteLimits(1))
     relay.send(*(envelope(f"u{n}@b.test") for n in range(200)))
     relay.run()
     relay.set_clock.advance(30)
+    assert relay.queue.get_waiting() == []
+    relay.manager.sites.ring()
     assert len(relay.queue.get_waiting()) == 1
 
 
@@ -348,9 +349,8 @@ def test_a_lifetime_ends_while_the_site_is_dead(peer: Peer) -> None:
     for _ in range(100):
         if len(relay.queue) == 0:
             break
-        due_at = relay.queue.next_due_at
-        assert due_at is not None
-        relay.set_clock.now = max(due_at, relay.clock())
+        times = relay.queue.next_due_at, relay.manager.sites.next_at
+        relay.set_clock.now = max(min(at for at in times if at is not None), relay.clock())
         # The reports about b.test go to a.test, which does not exist.
         relay.run()
     expired = {e.message_id: e for e in relay.ends if e.settled.settlement.expired}

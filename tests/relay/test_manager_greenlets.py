@@ -14,6 +14,7 @@ COMMON = """
     from gwrelay.queue.mailqueue import Queue
     from gwrelay.queue.memorystore import MemoryStore
     from gwrelay.queue.spoolstore import SpoolStore, open_spool
+    from gwrelay.relay.limits import SiteLimits
     from gwrelay.relay.manager import RelayStateHelper
     from support.mail import CONTENT, envelope
     from support.peer import DROP, POLITE, Pause, Peer, STALL
@@ -49,7 +50,7 @@ def test_a_site_has_no_more_sessions_than_its_window() -> None:
     run("""
         with Peer() as peer:
             peer.always(".", (Pause(0.002), POLITE))
-            relay = Relay({"b.test": host(ONE)}, peer.port, max_site_connections=4)
+            relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(4))
             relay.send(*numbered(40))
             relay.run()
             assert len(peer.messages) == 40
@@ -139,7 +140,7 @@ def test_a_site_with_much_mail_lets_the_others_have_their_turn() -> None:
 def test_a_campaign_does_not_hold_up_another_sender_at_the_same_site() -> None:
     run("""
         with Peer() as peer:
-            relay = Relay({"b.test": host(ONE)}, peer.port, max_site_connections=1)
+            relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(1))
             campaign = [envelope(f"u{n}@b.test", reverse_path="news@a.test") for n in range(500)]
             relay.send(*campaign)
             [message_id] = relay.send(envelope("x@b.test", reverse_path="login@c.test"))
@@ -172,7 +173,7 @@ def test_a_site_starts_with_few_sessions_and_has_more_when_it_answers() -> None:
         with Peer() as peer:
             gate = threading.Event()
             peer.always(".", lambda _: (gate.wait(), POLITE)[1])
-            relay = Relay({"b.test": host(ONE)}, peer.port, initial_site_connections=2)
+            relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(initial=2))
             helper, stop = helped(relay)
             relay.send(*numbered(60))
             until(lambda: peer.open == 2)
@@ -186,7 +187,7 @@ def test_a_site_that_asks_to_slow_down_has_fewer_sessions() -> None:
     run("""
         with Peer() as peer:
             peer.always("MAIL", "451 4.7.1 too much mail")
-            relay = Relay({"b.test": host(ONE)}, peer.port, initial_site_connections=9)
+            relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(initial=9))
             relay.send(*numbered(9))
             relay.run()
             peer.always("MAIL", POLITE)
@@ -256,7 +257,7 @@ def test_a_silent_host_holds_up_nobody_elses_mail() -> None:
             relay = Relay(
                 {"b.test": host(TWO, "silent.test"), "c.test": host(ONE)},
                 peer.port,
-                max_site_connections=2,
+                limits=SiteLimits(2),
             )
             helper, stop = helped(relay)
             relay.send(*numbered(20), *numbered(20, "c.test"))
@@ -289,7 +290,7 @@ def test_destinations_being_looked_up_hold_up_nobody() -> None:
 def test_a_window_that_shrank_sends_relayers_away_and_loses_no_mail() -> None:
     run("""
         with Peer() as peer:
-            relay = Relay({"b.test": host(ONE)}, peer.port, max_site_connections=5)
+            relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(5))
             peer.always(".", (Pause(0.002), POLITE))
             peer.once("CONNECT", POLITE, "554 5.7.1 not you", "554 5.7.1 not you")
             helper, stop = helped(relay)
@@ -308,7 +309,7 @@ def test_a_site_that_dies_puts_its_mail_off_and_one_probe_finds_it_back() -> Non
     run("""
         with Peer() as peer:
             pass
-        relay = Relay({"b.test": host(ONE)}, peer.port, max_site_connections=5)
+        relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(5))
         helper, stop = helped(relay)
         relay.send(*numbered(50))
         until(lambda: len(relay.ends) == 5 and not relay.manager.managed)
@@ -338,7 +339,7 @@ def test_a_host_that_takes_only_so_many_sessions_is_not_dead() -> None:
             relay = Relay(
                 {"b.test": host(ONE)},
                 peer.port,
-                max_site_connections=6,
+                limits=SiteLimits(6),
                 settings={"idle_timeout_s": 20.0},
             )
             helper, stop = helped(relay)
@@ -382,7 +383,7 @@ def test_stop_lets_relayers_finish_what_they_have_in_hand() -> None:
         with Peer() as peer:
             held = threading.Event()
             peer.always(".", lambda c: (held.wait(8), POLITE)[1])
-            relay = Relay({"b.test": host(ONE)}, peer.port, max_site_connections=2)
+            relay = Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(2))
             helper, stop = helped(relay)
             relay.send(*numbered(6))
             until(lambda: peer.verbs().count(".") == 2)
@@ -401,7 +402,7 @@ def test_stop_cuts_off_what_does_not_end_in_time_and_loses_nothing() -> None:
         with Peer() as peer, tempfile.TemporaryDirectory() as directory:
             peer.always("DATA", STALL)
             store = SpoolStore(open_spool(directory))
-            relay = Relay({"b.test": host(ONE)}, peer.port, store=store, max_site_connections=2)
+            relay = Relay({"b.test": host(ONE)}, peer.port, store=store, limits=SiteLimits(2))
             helper, stop = helped(relay)
             relay.send(*numbered(6))
             until(lambda: peer.verbs().count("DATA") == 2)
@@ -509,7 +510,7 @@ def test_many_sites_and_relayers_deliver_everything_once() -> None:
                 for n in range(15)
             }
             relay = Relay(
-                domains, peer.port, max_connections=12, max_site_connections=3,
+                domains, peer.port, max_connections=12, limits=SiteLimits(3),
                 settings={"max_messages_per_connection": 3},
             )
             helper, stop = helped(relay)

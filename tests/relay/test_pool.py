@@ -4,6 +4,7 @@ import pytest
 
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.limits import SiteLimits
 from gwrelay.relay.pool import TURN, Health, Pool
 from gwrelay.relay.site import SLOW_S, Site
 from support.mail import UNREACHED
@@ -17,7 +18,7 @@ def site_of(
     pool: Pool, health: Health = UNKNOWN, *, ready: int = 0, relayers: int = 0, limit: int = 20
 ) -> Site:
     hosts = SiteHosts(new_calculator(TableResolver({}), SetClock()), "")
-    site = Site(object(), "mx.test", limit, hosts, pool=pool)
+    site = Site(object(), "mx.test", hosts, SiteLimits(limit, limit), pool=pool)
     if health is WELL:
         site.note_success()
     elif health is BAD:

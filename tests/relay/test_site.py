@@ -1,6 +1,5 @@
 """A site's live state: what is ready, who is on the way to take it, and how many may be."""
 
-from itertools import count
 from textwrap import dedent
 
 import pytest
@@ -8,6 +7,8 @@ import pytest
 from gwrelay.mx.candidates import Candidate
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.limits import SiteLimits
+from gwrelay.relay.pool import Pool
 from gwrelay.relay.shaping import PATIENCE
 from gwrelay.relay.site import Site
 from support.mail import UNREACHED
@@ -18,9 +19,19 @@ from support.table_resolver import SetClock, TableResolver
 MX = Candidate("mx.test", "192.0.2.1")
 
 
-def new_site(limit: int = 3) -> Site:
-    calculator = new_calculator(TableResolver({}), SetClock())
-    return Site("key", "mx.test", limit, SiteHosts(calculator, ""))
+def new_site(
+    limit: int = 3,
+    *,
+    messages_per_s: float = 0.0,
+    connections_per_s: float = 0.0,
+    pool: Pool | None = None,
+    clock: SetClock | None = None,
+    name: str = "mx.test",
+) -> Site:
+    clock = clock or SetClock()
+    hosts = SiteHosts(new_calculator(TableResolver({}), clock), "")
+    limits = SiteLimits(limit, limit, messages_per_s, connections_per_s)
+    return Site(name, name, hosts, limits, pool=pool, clock=clock)
 
 
 def delivery(message_id: int) -> Delivery:
@@ -32,9 +43,10 @@ def delivery(message_id: int) -> Delivery:
 IDLING = """
     import gevent
     from gwrelay.queue.delivery import Delivery
+    from gwrelay.relay.limits import SiteLimits
     from gwrelay.relay.site import Site
 
-    site = Site("key", "mx.test", 5, None)
+    site = Site("key", "mx.test", None, SiteLimits(5, 5))
 
     def put(message_id):
         site.put(Delivery(message_id, "b.test", (0,), 0.0, False))
@@ -157,80 +169,172 @@ def test_what_could_not_be_tried_is_the_next_one_to_be() -> None:
     assert site.take(0) is taken
 
 
-# -- mail asleep ------------------------------------------------------------------------------
+# -- what is parked ---------------------------------------------------------------------------
 
 
-def asleep(site: Site, *numbers: int) -> list[int]:
-    """Put deliveries to sleep, number n having arrived at second n; whom wake() wakes."""
-    woken: list[int] = []
+def park(site: Site, *numbers: int, sender: int = 0) -> None:
+    """Deliveries of which number n has arrived at second n."""
     for n in numbers:
-        site.sleep(Delivery(n, "b.test", (0,), float(n), False), lambda entry: True)
-    return woken
+        parked = Delivery(n, "b.test", (0,), float(n), False, sender=sender)
+        site.parked.add(parked, lambda entry: True)
 
 
-def test_those_asleep_are_woken_oldest_first_and_twice_as_many_as_the_window_takes() -> None:
-    site = new_site(limit=9)
-    site.note_no_connection(500.0, UNREACHED)
-    woken = asleep(site, 5, 3, 9, 1, 7, 8, 2, 4, 6)
+def woken_of(site: Site) -> list[int]:
+    woken: list[int] = []
 
     def hasten(entry: int, message_id: int, part: int) -> bool:
         woken.append(message_id)
         return True
 
     site.wake(hasten)
-    assert woken == [1, 2]
-    site.relayers = 1
-    site.note_success()
-    site.wake(hasten)
-    assert woken == [1, 2, 3, 4, 5, 6]
-    for n in range(4):
+    return woken
+
+
+def test_as_many_are_woken_as_the_window_can_use_soon() -> None:
+    site = new_site(limit=2)
+    park(site, *range(200))
+    assert woken_of(site) == list(range(100)), "50 for each session"
+    for n in range(80):
         site.put(delivery(n))
-    site.wake(hasten)
-    assert len(woken) == 6, "enough are ready"
-    assert site.has_sleepers
+    assert woken_of(site) == list(range(100, 120))
 
 
-def test_those_who_are_no_longer_asleep_take_nobodys_place() -> None:
+def test_a_slow_rate_has_little_ready() -> None:
+    site = new_site(limit=20, messages_per_s=0.1)
+    park(site, *range(200))
+    assert woken_of(site) == list(range(6)), "a minute's worth"
+
+
+def test_a_site_has_enough_when_its_room_is_full_but_for_senders_that_have_nothing_ready() -> None:
+    site = new_site(limit=1)
+    for n in range(50):
+        assert not site.is_full_up(delivery(n))
+        site.put(delivery(n))
+    assert site.is_full_up(delivery(50))
+    other = Delivery(51, "b.test", (0,), 0.0, False, sender=7)
+    assert not site.is_full_up(other)
+    for n in range(150):
+        site.put(Delivery(100 + n, "b.test", (0,), 0.0, False, sender=100 + n))
+    assert site.is_full_up(other), "there is an end to that, too"
+
+
+def test_who_comes_later_does_not_pass_those_of_his_sender_that_are_parked() -> None:
     site = new_site()
-    site.note_no_connection(500.0, UNREACHED)
-    asleep(site, *range(10))
-    still = [3, 8, 9]
-    site.wake(lambda entry, message_id, part: message_id in still)
-    assert site.has_sleepers, "9 is left"
-    site.wake(lambda entry, message_id, part: message_id in still)
-    assert not site.has_sleepers
+    park(site, 5, 6)
+    assert site.is_full_up(Delivery(7, "b.test", (0,), 7.0, False))
+    assert not site.is_full_up(Delivery(5, "b.test", (0,), 5.0, False)), "woken, as the oldest is"
+    assert not site.is_full_up(Delivery(8, "b.test", (0,), 8.0, False, sender=1))
 
 
-def test_those_put_to_sleep_again_and_again_do_not_pile_up() -> None:
-    site = new_site()
-    sleepers = [delivery(n) for n in range(100)]
-    entries = count(1)
-    asleep: set[int] = set()
-    for _ in range(50):
-        for sleeper in sleepers:
-            asleep.discard(sleeper.entry)
-            sleeper.entry = next(entries)
-            asleep.add(sleeper.entry)
-            site.sleep(sleeper, asleep.__contains__)
+def test_a_site_asks_for_more_when_half_of_its_room_is_used_up() -> None:
+    site = new_site(limit=1)
     asked: list[int] = []
-    while site.has_sleepers:
-        site.wake(lambda entry, message_id, part: asked.append(entry) or entry in asleep)
-    assert set(asked) >= asleep
-    assert len(asked) <= 1100, "of 5000"
+    site.on_room = lambda site: asked.append(len(site.ready))
+    park(site, *range(10))
+    for n in range(50):
+        site.put(delivery(n))
+    while site.take(0):
+        pass
+    assert asked == list(range(25, -1, -1))
 
 
-def test_turns_of_one_death_follow_each_other_and_a_new_death_starts_anew() -> None:
-    site = new_site()
-    site.note_no_connection(500.0, UNREACHED)
-    turns = [site.next_turn() for _ in range(1000)]
-    assert turns[0] == 500.0
-    assert turns == sorted(turns)
-    assert 501.0 < turns[-1] < 510.0
-    # Others of the same crowd find it dead as well.
-    site.note_no_connection(500.0, UNREACHED)
-    assert site.next_turn() > turns[-1]
-    site.note_no_connection(900.0, UNREACHED)
-    assert site.next_turn() == 900.0
+def test_a_site_with_nothing_parked_asks_for_nothing() -> None:
+    site = new_site(limit=1)
+    site.on_room = lambda site: pytest.fail("there is nothing more")
+    site.put(delivery(1))
+    site.take(0)
+    site.note_success()
+
+
+# -- rates ------------------------------------------------------------------------------------
+
+
+def test_a_message_rate_gives_out_one_after_the_other_and_says_when_the_next_may_go() -> None:
+    clock = SetClock()
+    site = new_site(messages_per_s=2.0, clock=clock)
+    waits: list[float] = []
+    site.on_limited = lambda site, wait_s: waits.append(wait_s)
+    for n in range(3):
+        site.put(delivery(n))
+    assert site.take(0) is not None
+    assert site.take(0) is None
+    assert waits == [pytest.approx(0.49)]
+    clock.advance(0.5)
+    assert site.take(0) is not None
+    assert site.take(0) is None
+
+
+def test_a_delivery_that_takes_several_transactions_counts_as_several_messages() -> None:
+    clock = SetClock()
+    site = new_site(messages_per_s=1.0, clock=clock)
+    site.put(Delivery(1, "b.test", tuple(range(200)), 0.0, False))
+    site.put(delivery(2))
+    assert site.take(0) is not None
+    clock.advance(3)
+    assert site.take(0) is None
+    clock.advance(1)
+    assert site.take(0) is not None
+
+
+def test_what_was_taken_and_not_sent_leaves_the_rate_as_it_was() -> None:
+    site = new_site(messages_per_s=0.001)
+    site.put(delivery(1))
+    taken = site.take(0)
+    assert taken is not None
+    site.put_back(taken)
+    assert site.take(0) is taken
+
+
+def test_a_connection_rate_starts_one_relayer_after_the_other() -> None:
+    clock = SetClock()
+    site = new_site(connections_per_s=0.1, clock=clock)
+    waits: list[float] = []
+    site.on_limited = lambda site, wait_s: waits.append(wait_s)
+    for n in range(5):
+        site.put(delivery(n))
+    assert site.start() is not None
+    assert site.start() is None
+    assert site.take(0) is not None, "over the session there is"
+    assert site.take(0, needs_session=True) is None
+    clock.advance(10)
+    assert site.start() is not None
+    site.pace.connect()  # the second host of its attempt
+    clock.advance(10)
+    assert site.start() is None
+    assert waits == [pytest.approx(9.99)] * 2
+
+
+def test_the_smallest_limits_of_those_who_share_a_site_hold() -> None:
+    site = new_site(limit=20)
+    site.restrict(SiteLimits(30, 5, messages_per_s=9.0))
+    site.note_success()
+    site.restrict(SiteLimits(4, 2, connections_per_s=3.0))
+    assert site.window == 4
+    assert site.pace.messages_per_s == 9.0
+    assert site.pace.limits_connections
+
+
+def test_sites_take_turns_at_the_rate_they_share() -> None:
+    clock = SetClock()
+    pool = Pool(10, messages_per_s=1.0)
+    sites = [new_site(pool=pool, clock=clock, name=name) for name in "abc"]
+    due: list[float] = []
+    pool.on_limited = due.append
+    gone: list[str] = []
+
+    def start_relayers(site: Site) -> None:
+        while site.ready and site.start():
+            gone.append(site.name)
+
+    for n in range(2):
+        for site in sites:
+            site.on_want = start_relayers
+            site.put(delivery(n))
+    for _ in range(5):
+        clock.advance(1)
+        pool.go_on()
+    assert gone == ["a", "b", "c", "a", "b", "c"]
+    assert due
 
 
 # -- idle relayers ----------------------------------------------------------------------------

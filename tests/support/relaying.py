@@ -19,6 +19,7 @@ from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.store import Store
 from gwrelay.relay.attempt import AttemptManager
 from gwrelay.relay.hosts import SiteHosts
+from gwrelay.relay.limits import LimitPolicy, SiteLimits
 from gwrelay.relay.manager import (
     SmartHostESMTPRelayingManager,
     SmartHostSMTPRelayingManager,
@@ -101,7 +102,7 @@ class Rig:
             Exchange(0 if equal else n, f"mx{n}.test", (address,), port)
             for n, (address, port) in enumerate(map(_address, places))
         )
-        self.site = Site("key", "mx.test", limit, self.hosts)
+        self.site = Site("key", "mx.test", self.hosts, SiteLimits(limit, limit))
         settings = {"hostname": "gw.test", "idle_timeout_s": 0.0, **settings}
         self.factory = factory or ESMTPManagedRelayerFactory(RelayerSettings(**settings))
         self.ends: list[End] = []
@@ -170,6 +171,8 @@ class Relay:
         routes: Routes | None = None,
         manager_class: type[SmartHostSMTPRelayingManager] = SmartHostESMTPRelayingManager,
         settings: Mapping[str, object] | None = None,
+        limits: SiteLimits | None = None,
+        own_limits: Mapping[str, SiteLimits] | None = None,
         **options: object,
     ) -> None:
         self.set_clock = SetClock()
@@ -195,6 +198,7 @@ class Relay:
             factory=factory,
             ended=self._ended,
             clock=self.clock,
+            limits=LimitPolicy(limits or SiteLimits(), own_limits or {}),
             **options,
         )
 
@@ -205,6 +209,8 @@ class Relay:
         """Relay what is due until nothing is; how it ended."""
         before = len(self.ends)
         self.run_until(self._at_rest, timeout)
+        while self.manager.check_state():
+            self.run_until(self._at_rest, timeout)
         return self.ends[before:]
 
     def run_until(self, condition: Callable[[], object], timeout: float = 10.0) -> None:
@@ -215,9 +221,11 @@ class Relay:
             self.manager.wait(0.05)
 
     def _at_rest(self) -> bool:
-        due_at = self.queue.next_due_at
-        waits = due_at is None or due_at > self.clock()
-        return waits and self.manager.is_idle and not self.queue.get_relaying()
+        times = self.queue.next_due_at, self.manager.sites.next_at
+        waits = all(at is None or at > self.clock() for at in times)
+        # Rates may keep what is ready.
+        ready = sum(len(site.ready) for site in self.manager.sites)
+        return waits and self.manager.is_idle and len(self.queue.get_relaying()) == ready
 
     def _ended(
         self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled
