@@ -172,10 +172,10 @@ class Site:
         delivery = self.ready.popleft()
         delivery.recall = None
         self.pace.send(delivery)
-        self.ask_for_more()
+        self._ask_for_more()
         return delivery
 
-    def ask_for_more(self) -> None:
+    def _ask_for_more(self) -> None:
         """Call on_room() if little is ready and something parked."""
         if self.parked and len(self.ready) <= self._room // 2:
             self.on_room(self)
@@ -283,7 +283,7 @@ class Site:
             self._window.note_success(self.relayers)
         if self.relayers < self._window.sessions and self.ready:
             self.on_want(self)
-        self.ask_for_more()
+        self._ask_for_more()
 
     def note_slow(self) -> None:
         """An attempt in hand has taken longer than one may at a site that is well."""

@@ -115,8 +115,6 @@ class Sites:
         elif site.is_full_up(delivery):
             enough = outcome.of_ours(outcome.CONNECT, _ENOUGH)
             self._park(delivery, site.parked, enough, keeps_content=True)
-            # Those it is behind may have come to their end.
-            site.ask_for_more()
         else:
             site.put(delivery)
 

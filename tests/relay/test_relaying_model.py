@@ -111,6 +111,7 @@ class RelayingMachine(RuleBasedStateMachine):
         self.held: set[int] = set()
         self.gone: set[int] = set()
         self.running: list[Suspended] = []
+        self.moved = False
         self.ready_before = site_module._READY_A_SESSION
         site_module._READY_A_SESSION = 2
         self.start()
@@ -122,6 +123,7 @@ class RelayingMachine(RuleBasedStateMachine):
         table = {}
         for domain, hosts in EXCHANGES.items():
             table.update(site(domain, hosts, ttl_s=1e6))
+        table.update(site("b.test", self.exchanges_of_b, ttl_s=1e6))
         self.resolver = TableResolver(table)
         self.calculator = new_calculator(self.resolver, self.clock)
         own = {"c.test": SiteLimits(1, 1), "e.test": SiteLimits(4, 4, messages_per_s=1.0)}
@@ -235,6 +237,18 @@ class RelayingMachine(RuleBasedStateMachine):
             self.calculator.flush(domain)
         self.resolver.table["b.test", "MX"] = servfail()
         self.pass_time(6.0)
+
+    @rule()
+    def move(self) -> None:
+        """b.test has other exchanges from now on."""
+        self.moved = not self.moved
+        self.resolver.table.update(site("b.test", self.exchanges_of_b, ttl_s=1e6))
+        self.calculator.flush("b.test")
+        self.go_on()
+
+    @property
+    def exchanges_of_b(self) -> dict[str, tuple[int, list[str]]]:
+        return EXCHANGES["d.test" if self.moved else "b.test"]
 
     def tell(self, puppet: Puppet, outcome: Any) -> None:
         def word(puppet: Puppet, delivery: Delivery) -> None:

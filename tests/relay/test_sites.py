@@ -14,7 +14,7 @@ from gwrelay.relay.suspensions import DOMAIN, SITE, Suspended, Suspensions
 from support.mail import envelope
 from support.peer import Peer
 from support.relaying import RETRY, Relay
-from support.table_resolver import SetClock
+from support.table_resolver import SetClock, site
 
 ONE, DEAD = "127.0.0.1", "127.0.0.98"
 
@@ -228,6 +228,21 @@ def test_a_million_times_nothing_is_done_while_a_site_is_dead() -> None:
     assert len(relay.run()) == 1
 
 
+def test_mail_parked_at_a_site_that_its_domain_has_left_goes_one_after_the_other(
+    peer: Peer,
+) -> None:
+    """The probe goes elsewhere, and tells nothing of the site: it is asked again every minute."""
+    relay = Relay({"b.test": host(DEAD)}, peer.port, limits=SiteLimits(1, 1))
+    relay.send(*numbered(4))
+    relay.run()
+    relay.resolver.table.update(site("b.test", host(ONE, "mx.new.test"), ttl_s=86400.0))
+    relay.calculator.flush("b.test")
+    for _ in range(5):
+        relay.set_clock.advance(61)
+        relay.run()
+    assert len(peer.messages) == 4
+
+
 def test_mail_for_a_destination_that_is_looked_up_for_long_is_parked_and_all_of_it_goes(
     peer: Peer,
 ) -> None:
@@ -285,8 +300,8 @@ def test_a_destination_has_limits_of_its_own(peer: Peer) -> None:
     for domain in exchanges:
         relay.send(*numbered(4, domain))
     relay.manager.check_state()
-    for site in relay.manager.sites:
-        assert site.relayers == {"mx.b.test": 1, "mx.c.test": 1, "mx.d.test": 4}[site.name]
+    for one in relay.manager.sites:
+        assert one.relayers == {"mx.b.test": 1, "mx.c.test": 1, "mx.d.test": 4}[one.name]
     relay.run()
     assert len(peer.messages) == 4 + 1 + 4
     for _ in range(3):
