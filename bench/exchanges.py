@@ -1,23 +1,29 @@
-"""Where the mail of queue_million goes: a sink, a host that never greets, one that is down."""
+"""Where the mail of a filled spool goes: a sink, a host that never greets, one that is down."""
 
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import Self
 
 from gwrelay_bench.filling import DOWN, EARLY, LATE
 from gwrelay_bench.sink import Sink
+from gwrelay_bench.troubled import play_dead
 from gwrelay_bench.zone import NameServer
 
-_SINK, _SILENT, _REFUSES = "127.0.0.1", "127.0.0.2", "127.0.0.3"
-_HOSTS = {"mx.sink.example": _SINK, "mx.silent.example": _SILENT, "mx.down.example": _REFUSES}
+_SINK, _SILENT, _DOWN = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+_HOSTS = {"mx.sink.example": _SINK, "mx.silent.example": _SILENT, "mx.down.example": _DOWN}
 
 
 class Exchanges:
     """Context manager.  EARLY's exchange takes mail; LATE's is silent until wake_late()."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, down_hangs: bool = False) -> None:
+        """`down_hangs`: connecting to the one that is down is not refused, but never answered."""
         self.sink = Sink(digest=False)
         self.smtp_port = self.sink.listen(_SINK)
+        self._hanging = ExitStack()
+        if down_hangs:
+            play_dead((_DOWN, self.smtp_port), self._hanging)
         # Connections are taken by the kernel, and by nobody else: what is sent there stays
         # untried when the gateway stops.
         self._silent = socket.create_server((_SILENT, self.smtp_port))
@@ -32,6 +38,7 @@ class Exchanges:
 
     def __exit__(self, *_: object) -> None:
         self._names.close()
+        self._hanging.close()
         self._silent.close()
         self.sink.close()
 

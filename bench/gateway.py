@@ -25,6 +25,20 @@ def flags(settings: Mapping[str, str]) -> list[str]:
     return [word for pair in settings.items() for word in pair]
 
 
+def among_ours(dns_port: int, smtp_port: int) -> dict[str, str]:
+    """The settings of one whose name server and exchanges are a bench's, on loopback; nothing that
+    bears on mail in trouble is among them."""
+    return {
+        "--listen": "127.0.0.1:0",
+        "--hostname": "gw.bench.example",
+        "--resolver": f"127.0.0.1:{dns_port}",
+        "--smtp-port": str(smtp_port),
+        "--deny-host": "none",
+        "--min-free-space": "0",
+        "--shutdown-max": "1s",
+    }
+
+
 class Gateway:
     """One gateway with its spool, events and log in `directory`.
 

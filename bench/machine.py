@@ -61,6 +61,13 @@ def usage(pid: int) -> Usage:
     )
 
 
+def wakes(pid: int) -> int:
+    """How often its main thread has slept and been woken since it started."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return int(fields["voluntary_ctxt_switches"])
+
+
 def connections(port: int) -> Counter[str]:
     """How many connections to `port`, of whatever address and of any process in this network
     namespace, are in each state: ESTABLISHED or CONNECTING.  IPv4, the clients' side."""

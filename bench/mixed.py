@@ -17,7 +17,7 @@ import click
 from gevent import subprocess
 
 from gwrelay_bench.figures import latency
-from gwrelay_bench.gateway import Gateway, flags
+from gwrelay_bench.gateway import Gateway, among_ours, flags
 from gwrelay_bench.halves import Half, Halves
 from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.measure import Result, Target
@@ -97,7 +97,9 @@ def command(
     }
     try:
         with Hosts(mixed) as hosts:
-            gateway = Gateway(bench.directory, flags(_settings(hosts)))
+            # All that bears on the trouble is as it comes.
+            words = flags(among_ours(hosts.dns_port, hosts.smtp_port))
+            gateway = Gateway(bench.directory, words)
             try:
                 halves = Halves(bench, hosts, gateway, gateway.await_ready())
                 calm = halves.run("the second sender alone", alone)
@@ -203,19 +205,6 @@ def _latency(accepted: Mapping[str, float], arrived_at: Mapping[str, float]) -> 
         )
         or {}
     )
-
-
-def _settings(hosts: Hosts) -> dict[str, str]:
-    """All that bears on the trouble is as it comes."""
-    return {
-        "--listen": "127.0.0.1:0",
-        "--hostname": "gw.bench.example",
-        "--resolver": f"127.0.0.1:{hosts.dns_port}",
-        "--smtp-port": str(hosts.smtp_port),
-        "--deny-host": "none",
-        "--min-free-space": "0",
-        "--shutdown-max": "1s",
-    }
 
 
 def _in_spool(directory: Path) -> frozenset[str]:

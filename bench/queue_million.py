@@ -13,7 +13,7 @@ import click
 
 from gwrelay_bench.exchanges import Exchanges
 from gwrelay_bench.filling import EARLY, LATE, fill
-from gwrelay_bench.gateway import flags
+from gwrelay_bench.gateway import among_ours, flags
 from gwrelay_bench.measure import Result, Target
 from gwrelay_bench.scenario import Bench, Size, as_module, scenario
 from gwrelay_bench.spooling import checkpoints, read_once
@@ -85,21 +85,9 @@ def _start(
     """On `waiting` deliveries at least; None: on an empty spool."""
     directory.mkdir(exist_ok=True)
     return start(
-        directory, flags(_settings(exchanges)), exchanges.sink, domain=domain,
-        waiting=waiting or 0, delivers_waiting=waiting is not None, limit_s=limit_s,
+        directory, flags(among_ours(exchanges.dns_port, exchanges.smtp_port)), exchanges.sink,
+        domain=domain, waiting=waiting or 0, delivers_waiting=waiting is not None, limit_s=limit_s,
     )  # fmt: skip
-
-
-def _settings(exchanges: Exchanges) -> dict[str, str]:
-    return {
-        "--listen": "127.0.0.1:0",
-        "--hostname": "gw.bench.example",
-        "--resolver": f"127.0.0.1:{exchanges.dns_port}",
-        "--smtp-port": str(exchanges.smtp_port),
-        "--deny-host": "none",
-        "--min-free-space": "0",
-        "--shutdown-max": "1s",
-    }
 
 
 def _result(

@@ -1,6 +1,6 @@
 """The scenarios of `gwrelay bench`, in the order of its --help."""
 
 NAMES = (
-    *("append", "replay", "compaction", "queue_million"),
+    *("append", "replay", "compaction", "queue_million", "idle"),
     *("session", "sessions", "big", "mx", "mixed", "schedule", "window"),
 )

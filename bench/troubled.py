@@ -106,7 +106,7 @@ class Hosts:
                 sink.listen(self.addresses[name], self.smtp_port)
         dead = [(self.addresses[name], self.smtp_port) for name in self._domains.dead]
         for address in dead:
-            _play_dead(address, opened)
+            play_dead(address, opened)
         _check_dead(dead)
         server = NameServer(
             {domain: {"MX": [f"10 mx.{domain}."]} for domain in self.addresses}
@@ -116,7 +116,7 @@ class Hosts:
         self.dns_port = server.port
 
 
-def _play_dead(address: tuple[str, int], opened: ExitStack) -> None:
+def play_dead(address: tuple[str, int], opened: ExitStack) -> None:
     """Listen there with a backlog that is full, of one connection which nobody accepts: the
     kernel drops the SYN of whoever comes next, and connecting hangs as to a host that is gone."""
     listener = opened.enter_context(socket.socket())
