@@ -46,10 +46,11 @@ class Parked:
         line = self._lines.get(_line_of(delivery))
         return line is not None and _PARKED.unpack(line.first)[0] < delivery.arrived_at
 
-    def add(self, delivery: Delivery, waits: Waits) -> None:
+    def add(self, delivery: Delivery, waits: Waits, *, was_tried: bool = False) -> None:
         """Remember that `delivery` waits, as its present entry.  `waits` tells which of the others
-        still do: who is parked again and again is not to be remembered as often."""
-        name = _line_of(delivery)
+        still do: who is parked again and again is not to be remembered as often.  `was_tried`:
+        its attempt has just ended, and is not counted in it yet."""
+        name = _line_of(delivery, was_tried)
         line = self._lines.get(name)
         if line is None:
             line = self._lines[name] = _Line()
@@ -71,9 +72,9 @@ class Parked:
         return woken
 
 
-def _line_of(delivery: Delivery) -> int:
+def _line_of(delivery: Delivery, was_tried: bool = False) -> int:
     """First attempts of a sender wait apart from further ones: neither is behind the other."""
-    return delivery.sender * 2 + (delivery.attempts > 0)
+    return delivery.sender * 2 + (was_tried or delivery.attempts > 0)
 
 
 class _Line:

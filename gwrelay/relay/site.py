@@ -176,8 +176,9 @@ class Site:
         return delivery
 
     def _ask_for_more(self) -> None:
-        """Call on_room() if little is ready and something parked."""
-        if self.parked and len(self.ready) <= self._room // 2:
+        """Call on_room() if little is ready and something parked; not for the sake of a probe, of
+        which nothing is known yet."""
+        if self.parked and not self.dead_until and len(self.ready) <= self._room // 2:
             self.on_room(self)
 
     def wake(self, hasten: Hasten, limit: int = _READY) -> int:

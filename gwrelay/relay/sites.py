@@ -220,10 +220,11 @@ class Sites:
         site.note_no_connection(dead_until, why)
         if dead_until:
             self._alarms.set(site, dead_until)
-            if delivery.entry:
-                site.parked.add(delivery, self._queue.waits)
             for waiting in site.take_ready():
                 self._put_off(waiting, site)
+            if delivery.entry:
+                # Behind those that were not tried: the next probe is another one.
+                site.parked.add(delivery, self._queue.waits, was_tried=True)
 
     def relayer_left(self, site: Site) -> None:
         """Perhaps the last one."""

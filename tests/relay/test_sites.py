@@ -243,6 +243,16 @@ def test_mail_parked_at_a_site_that_its_domain_has_left_goes_one_after_the_other
     assert len(peer.messages) == 4
 
 
+def test_each_probe_of_a_dead_site_is_another_message_while_there_are_untried_ones() -> None:
+    relay = Relay({"b.test": host(DEAD)}, limits=SiteLimits(1, 1))
+    first, second, third = relay.send(*numbered(3))
+    tried = [end.message_id for end in relay.run()]
+    relay.set_clock.advance(30)
+    tried += [end.message_id for end in relay.run()]
+    assert tried == [first, second]
+    assert third not in tried
+
+
 def test_mail_for_a_destination_that_is_looked_up_for_long_is_parked_and_all_of_it_goes(
     peer: Peer,
 ) -> None:
