@@ -48,6 +48,7 @@ setup(
         "rich>=13.9",
         "msgspec>=0.19",
         "idna>=3.7",
+        "prometheus_client>=0.21",
     ],
     extras_require={"bench": BENCH, "test": TEST},
     entry_points={"console_scripts": ["gwrelay = gwrelay.__main__:main"]},

@@ -9,6 +9,7 @@
 Standard library and msgpack only; usable by itself.
 """
 
+from spool.counters import Counters
 from spool.errors import (
     CorruptFrame,
     SpoolClosed,
@@ -26,6 +27,7 @@ __all__ = [
     "Amend",
     "Chunk",
     "CorruptFrame",
+    "Counters",
     "Drop",
     "Put",
     "Record",

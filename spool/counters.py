@@ -1,11 +1,24 @@
 """What the spool has done, as plain numbers.  Anyone may read them; nobody formats them here."""
 
+from bisect import bisect_left
+
+#: Seconds: upper ends of the buckets that commits are counted in; the last has none.  A tenth of a
+#: millisecond on a quiet disk, seconds on a sick one.
+COMMIT_BOUNDS_S = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+
 
 class Counters:
     """Since this process opened the spool, or found when it did."""
 
+    commit_bounds_s = COMMIT_BOUNDS_S
+
     __slots__ = (
         "checkpoint_bytes",
+        "commit_counts",
+        "commit_total_s",
         "commits",
         "compacted_bytes",
         "compacted_read_bytes",
@@ -25,6 +38,9 @@ class Counters:
     def __init__(self) -> None:
         #: Groups of frames made durable together.
         self.commits = 0
+        #: How many took how long, by COMMIT_BOUNDS_S; and all of them together.
+        self.commit_counts = [0] * (len(COMMIT_BOUNDS_S) + 1)
+        self.commit_total_s = 0.0
         #: Successful syncs of a segment, and failed ones.
         self.syncs = 0
         self.failed_syncs = 0
@@ -48,6 +64,11 @@ class Counters:
         self.lost_bytes = 0
         #: Cut off behind the last whole frame at the start.
         self.torn_bytes = 0
+
+    def note_commit(self, took_s: float) -> None:
+        self.commits += 1
+        self.commit_counts[bisect_left(COMMIT_BOUNDS_S, took_s)] += 1
+        self.commit_total_s += took_s
 
     @property
     def write_amplification(self) -> float:

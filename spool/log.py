@@ -14,6 +14,7 @@ import contextlib
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from zlib import crc32
 
@@ -124,9 +125,11 @@ class Log:
         that.  Without entries only that is tried, and the seal that an earlier failure may still
         owe.
         """
-        self._counters.commits += bool(entries)
+        began = time.perf_counter()
         try:
             refused = self._through(entries)
+            if entries:
+                self._counters.note_commit(time.perf_counter() - began)
         except BaseException:
             # Killed in the middle of a sync.  Others waited for it too, and are told when we
             # are gone: so first the seal.

@@ -27,6 +27,9 @@ from gwrelay.queue.store import (
 
 logger = logging.getLogger(__name__)
 
+#: What a spool has done, for those who tell it.
+SpoolCounters = spool.Counters
+
 #: Of messages listed, in one go.
 _IDS_AT_ONCE = 100
 
