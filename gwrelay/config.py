@@ -246,6 +246,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         RETRIES, "lifetime", DURATION, "5d", "Give up on a message older than this: bounce it.")]
     bounce_lifetime_s: Annotated[float, Setting(
         RETRIES, "bounce-lifetime", DURATION, "1d", "Give up on a bounce older than this.")]
+    delay_warning_s: Annotated[float, Setting(
+        RETRIES, "delay-warning", DURATION, "0",
+        "Tell the sender, once, of a message that waits for longer than this; 0 is never.")]
     honor_retry_hint: Annotated[bool, Setting(
         RETRIES, "honor-retry-hint", SWITCH, "yes",
         "Come again when a host says so, as in 'try again in 300 seconds'.")]
@@ -616,6 +619,12 @@ def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]
         found.append(
             f"{low.origin}: {low.parts[0]!r} is more than the mx-ttl-max of {high.parts[0]!r} "
             f"({high.origin}); write a smaller mx-ttl-min or a larger mx-ttl-max"
+        )
+    if settings.delay_warning_s and settings.delay_warning_s >= settings.lifetime_s:
+        warning, end = given["delay-warning"], given["lifetime"]
+        found.append(
+            f"{warning.origin}: {warning.parts[0]!r} is not less than the lifetime of "
+            f"{end.parts[0]!r} ({end.origin}); write a shorter delay-warning, or 0 for none"
         )
     if settings.smarthost_auth and not settings.smarthost:
         found.append(

@@ -7,7 +7,7 @@ each delivery.  A file that cannot be written costs the events, never the mail.
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -113,6 +113,14 @@ def accepted(message: Message, client: str, *, dsn_of: int = 0) -> Event:
     return event
 
 
+def reported(original: Message, report: Message, delayed: Collection[int]) -> Event:
+    """Our own `report` about `original`; those recipients of it, by index, are told to be late."""
+    event = accepted(report, "", dsn_of=original.id)
+    if delayed:
+        event["delayed"] = [original.envelope.recipients[n].address for n in delayed]
+    return event
+
+
 def ended(
     delivery: Delivery,
     attempt: int,
@@ -147,8 +155,8 @@ def ended(
         elif event["event"] == "deferred" and n in stays:
             event["due_at"] = stays[n].due_at
         yield event
-    if settled.report is not None:
-        yield accepted(settled.report, "", dsn_of=delivery.message_id)
+    if settled.report is not None and settled.message is not None:
+        yield reported(settled.message, settled.report, settled.warned)
 
 
 def _word(n: int, verdict: Outcome, settled: Settled, stays: Open | None) -> str:

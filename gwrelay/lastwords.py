@@ -36,6 +36,8 @@ class Attempt(NamedTuple):
     #: Unix seconds.
     ended_at: float
     said: tuple[Said, ...]
+    #: What each recipient was told, if all were told the same.
+    outcome: Outcome | None
 
 
 class LastWords:
@@ -58,15 +60,22 @@ class LastWords:
         if self._attempts:
             self._attempts.pop((delivery.message_id, delivery.part), None)
         for part in settled.settlement.remaining:
-            said = _answers(told[n] for n in part.recipients)
+            outcomes = dict.fromkeys(told[n] for n in part.recipients)
+            first, *others = outcomes
             key = delivery.message_id, part.recipients[0]
-            self._attempts[key] = Attempt(number, now, said)
+            said = _answers(outcomes)
+            self._attempts[key] = Attempt(number, now, said, None if others else first)
             if len(self._attempts) > self._limit:
                 del self._attempts[next(iter(self._attempts))]
 
     def of(self, message_id: int, part: int) -> Attempt | None:
         """None: there was none since the start, or it is forgotten."""
         return self._attempts.get((message_id, part))
+
+    def outcome_of(self, message_id: int, part: int) -> Outcome | None:
+        """What all of it were told; likewise."""
+        last = self.of(message_id, part)
+        return None if last is None else last.outcome
 
 
 def _answers(told: Iterable[Outcome]) -> tuple[Said, ...]:

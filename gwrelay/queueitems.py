@@ -35,6 +35,7 @@ def full_record(part: Part, envelope: Envelope | None, last: Attempt | None) -> 
     doubt = part.open.doubt
     return part_record(part) | {
         "recipients": addresses(part, envelope),
+        "warned": part.open.warned,
         "doubt": None if doubt is None else {**doubt.host._asdict(), "since": doubt.since},
         "last_attempt": None if last is None else _attempt(last),
     }

@@ -198,6 +198,8 @@ def part_lines(part: Record) -> Iterator[str]:
         doubt = part["doubt"]
         host = f"{doubt['exchange']}[{doubt['address']}]"
         yield f"  in doubt since {at(doubt['since'])}: {plain(host)} may have taken it"
+    if part["warned"]:
+        yield "  late; its sender was told so, unless it asked not to be"
     if part["last_attempt"] is not None:
         last = part["last_attempt"]
         yield f"  attempt {last['number']} ended {at(last['ended_at'])}"

@@ -9,7 +9,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import gevent
@@ -109,12 +109,15 @@ class Service:
                 settings.in_doubt,
                 settings.in_doubt_wait_s,
                 settings.honor_retry_hint,
+                settings.delay_warning_s,
             ),
             hostname=settings.hostname,
             resident_bytes=settings.resident_bodies_bytes,
             load_later=True,
             fair_by=settings.fair_by,
         )
+        self._queue.on_warned = self._warned
+        self._queue.recall = self._last_words.outcome_of
         doors = Doors(
             Policy(
                 settings.hostname,
@@ -229,6 +232,10 @@ class Service:
     def _accepted(self, message: Message, client: str) -> None:
         if self.events:
             self.events.write(events.accepted(message, client))
+
+    def _warned(self, original: Message, report: Message, recipients: Collection[int]) -> None:
+        if self.events:
+            self.events.write(events.reported(original, report, recipients))
 
     def _ended(
         self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled

@@ -19,16 +19,29 @@ from gwrelay.message.outcome import Kind, Outcome
 HEADERS_MAX_BYTES = 50_000
 _DIAGNOSTIC_MAX = 500
 
-_FAILED_SUBJECT = "Undelivered mail returned to sender"
-_FAILED_WORDS = (
-    "Your message could not be delivered to the recipients below. It will not be",
-    "tried again. The technical reasons and your message's header are attached.",
-)
-_RELAYED_SUBJECT = "Mail relayed"
-_RELAYED_WORDS = (
-    "Your message was handed over for the recipients below to a server that does not",
-    "report deliveries. It may have arrived; no further report will come.",
-)
+#: What a report says of a recipient (RFC 3464 2.3.3): the gravest first.
+FAILED, DELAYED, RELAYED = "failed", "delayed", "relayed"
+
+_SUBJECTS = {
+    FAILED: "Undelivered mail returned to sender",
+    DELAYED: "Mail delayed; nothing need be done",
+    RELAYED: "Mail relayed",
+}
+_WORDS = {
+    FAILED: (
+        "Your message could not be delivered to the recipients below. It will not be",
+        "tried again. The technical reasons and your message's header are attached.",
+    ),
+    DELAYED: (
+        "Your message has not been delivered yet to the recipients below. This is only a",
+        "warning: nothing need be done, least of all send it again. It will be tried until",
+        "{until}. Your message's header is attached.",
+    ),
+    RELAYED: (
+        "Your message was handed over for the recipients below to a server that does not",
+        "report deliveries. It may have arrived; no further report will come.",
+    ),
+}
 
 _NOT_ASCII = re.compile(rb"[^\x00-\x7f]")
 _UNPRINTABLE = re.compile(r"[^ -~]+")
@@ -38,17 +51,22 @@ _XTEXT_ESCAPE = re.compile(r"\+([0-9A-F]{2})")
 
 
 class Failure(NamedTuple):
-    """A recipient that failed, or, with a delivered `outcome`, one that was relayed to a next
-    hop from which no report is to be expected."""
+    """A recipient that failed; or, with a delivered `outcome`, one that was relayed to a next
+    hop from which no report is to be expected; or, with a deferred one, one that waits still."""
 
     recipient: Recipient
     outcome: Outcome
     #: It never said no: it was put off until its lifetime was over.
     expired: bool
+    #: In the attempt that has just ended.  Else nobody knows when its last one was.
+    tried: bool = True
 
     @property
-    def is_relayed(self) -> bool:
-        return self.outcome.kind is Kind.DELIVERED
+    def action(self) -> str:
+        """RFC 3464 2.3.3."""
+        if self.outcome.kind is Kind.DELIVERED:
+            return RELAYED
+        return DELAYED if self.outcome.kind is Kind.DEFERRED and not self.expired else FAILED
 
 
 class Report(NamedTuple):
@@ -63,6 +81,8 @@ class Report(NamedTuple):
     failures: Sequence[Failure]
     #: The original's header section, see `header_section`.
     headers: bytes
+    #: When those that wait still will be given up.
+    retry_until: float = 0.0
 
 
 def build(report: Report) -> bytes:
@@ -98,7 +118,7 @@ def _head(report: Report, name: str, boundary: str) -> bytes:
     fields = (
         ("From", f"Mail Delivery System <MAILER-DAEMON@{report.hostname}>"),
         ("To", f"<{report.envelope.reverse_path}>"),
-        ("Subject", _RELAYED_SUBJECT if _all_relayed(report) else _FAILED_SUBJECT),
+        ("Subject", _subject(report)),
         ("Date", formatdate(report.now)),
         ("Message-ID", f"<{name}@{report.hostname}>"),
         # RFC 3834 5: no vacation program shall answer this.
@@ -137,27 +157,33 @@ def header_section(beginning: bytes) -> bytes:
 
 def _for_people(report: Report, international: bool) -> str:
     lines = [f"This is the mail system at {report.hostname}.", ""]
-    for is_relayed, words in ((False, _FAILED_WORDS), (True, _RELAYED_WORDS)):
-        about = [failure for failure in report.failures if failure.is_relayed is is_relayed]
+    until = formatdate(report.retry_until)
+    for action, words in _WORDS.items():
+        about = [failure for failure in report.failures if failure.action == action]
         if about:
-            lines += [*words, ""]
+            lines += [*(line.format(until=until) for line in words), ""]
         for failure in about:
             address = _written(failure.recipient.address, international)
             lines += [_folded(f"<{address}>: {_why(failure)}", "    "), ""]
     return "\r\n".join(lines)
 
 
-def _all_relayed(report: Report) -> bool:
-    return all(failure.is_relayed for failure in report.failures)
+def _subject(report: Report) -> str:
+    """That of the gravest there is to tell."""
+    actions = {failure.action for failure in report.failures}
+    return next(subject for action, subject in _SUBJECTS.items() if action in actions)
 
 
 def _why(failure: Failure) -> str:
     said = printable(str(failure.outcome.reply))
     if failure.expired:
         return f"could not be delivered in time; the last attempt ended with: {said}"
+    exchange = printable(failure.outcome.exchange)
+    if failure.outcome.in_doubt:
+        return f"may have been delivered, for {exchange} did not answer in the end: {said}"
     if failure.outcome.heard:
-        return f"{printable(failure.outcome.exchange)} said: {said}"
-    return said
+        return f"{exchange} said: {said}"
+    return f"{exchange}: {said}" if exchange and failure.action == DELAYED else said
 
 
 def _status(report: Report, international: bool) -> str:
@@ -167,12 +193,14 @@ def _status(report: Report, international: bool) -> str:
         about.append(("Original-Envelope-Id", printable(decode_xtext(report.envelope.envid))))
     about.append(("X-Gwrelay-Id", message_name(report.original_id)))
     about.append(("Arrival-Date", formatdate(report.arrived_at)))
-    for_each = (_recipient_fields(one, report.now, international) for one in report.failures)
+    for_each = (_recipient_fields(one, report, international) for one in report.failures)
     blocks = [about, *for_each]
     return "\r\n".join(map(_block, blocks))
 
 
-def _recipient_fields(failure: Failure, now: float, international: bool) -> list[tuple[str, str]]:
+def _recipient_fields(
+    failure: Failure, report: Report, international: bool
+) -> list[tuple[str, str]]:
     recipient, told = failure.recipient, failure.outcome
     fields = []
     if recipient.orcpt:
@@ -181,20 +209,27 @@ def _recipient_fields(failure: Failure, now: float, international: bool) -> list
     address_type = "rfc822" if recipient.address.isascii() else "utf-8"
     address = _written(recipient.address, international)
     fields.append(("Final-Recipient", f"{address_type}; {address}"))
-    fields.append(("Action", "relayed" if failure.is_relayed else "failed"))
+    fields.append(("Action", failure.action))
     fields.append(("Status", _status_code(failure)))
     if told.heard and told.exchange:
         fields.append(("Remote-MTA", f"dns; {printable(told.exchange)}"))
     source = "smtp" if told.heard else "x-gwrelay"
     fields.append(("Diagnostic-Code", _folded(f"{source}; {printable(str(told.reply))}")))
-    fields.append(("Last-Attempt-Date", formatdate(now)))
+    if failure.tried:
+        fields.append(("Last-Attempt-Date", formatdate(report.now)))
+    if failure.action == DELAYED:
+        fields.append(("Will-Retry-Until", formatdate(report.retry_until)))
     return fields
 
 
 def _status_code(failure: Failure) -> str:
-    if failure.is_relayed:
+    status = failure.outcome.reply.status
+    if failure.action == RELAYED:
         return "2.1.9"  # RFC 3463 3.2: relayed to a mailer without DSN
-    return "4.4.7" if failure.expired else failure.outcome.reply.status or "5.0.0"
+    if failure.action == DELAYED:
+        # A 5xx that is no verdict on the mail, as of a host that will not have us, defers it.
+        return f"4{status[1:]}" if status else "4.0.0"
+    return "4.4.7" if failure.expired else status or "5.0.0"
 
 
 def _block(fields: Iterable[tuple[str, str]]) -> str:

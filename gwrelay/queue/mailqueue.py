@@ -18,7 +18,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from gwrelay.errors import AccountingError, StoreDamaged, StoreFailed, StoreFull
@@ -26,6 +27,7 @@ from gwrelay.message import dsn
 from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue import reports
+from gwrelay.queue.delays import Delay, warn
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.loading import Loading, in_time, with_told
@@ -33,7 +35,13 @@ from gwrelay.queue.orders import Orders
 from gwrelay.queue.resident import Resident
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.senders import SENDER_DOMAIN, number_of
-from gwrelay.queue.settlement import Settlement, left_in_doubt, settle, without_answer
+from gwrelay.queue.settlement import (
+    NOTHING_ENDED,
+    Settlement,
+    left_in_doubt,
+    settle,
+    without_answer,
+)
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.standing import Counts, Part, Standing, delivery_of
 from gwrelay.queue.store import Host, NewMessage, Open, State, Store, first_state
@@ -47,6 +55,10 @@ RESIDENT_BYTES = 64 * 1024 * 1024
 #: Seconds to leave a failing disk alone before what is on it is wanted again.
 _DISK_RETRY_S = 60.0
 
+#: Seconds until a warning goes out that was not worth a sync of its own: ten times as long as the
+#: spool leaves anything unsynced.
+_WARNING_RESTS_S = 5.0
+
 
 class Settled(NamedTuple):
     """What settle() decided, for those who tell people."""
@@ -56,6 +68,15 @@ class Settled(NamedTuple):
     message: Message | None
     #: The report it caused, now waiting like any other message.
     report: Message | None
+    #: Recipients, by index, of which that report says that they wait still.
+    warned: Collection[int] = ()
+
+
+class Warned(Protocol):
+    """Told of each warning that no attempt has caused: `report` says of these recipients of
+    `original`, by index, that they wait still."""
+
+    def __call__(self, original: Message, report: Message, recipients: Collection[int]) -> None: ...
 
 
 class EndedInDoubt(Protocol):
@@ -96,6 +117,10 @@ class Queue:
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
         self.on_in_doubt: EndedInDoubt | None = None
+        self.on_warned: Warned | None = None
+        #: What a part (message id and first recipient) was told the last time, if all of it was
+        #: told the same and anybody remembers.
+        self.recall: Callable[[int, int], Outcome | None] = _forgotten
         self.orders = Orders(
             self._lock, self._standing, self._here, self._write, clock, lambda: self.on_change()
         )
@@ -236,8 +261,8 @@ class Queue:
         """Put back a delivery that was not tried: no attempt is counted, nothing written, but for
         one of which note_in_doubt() said more than came true.
 
-        Due again at `due_at` (Unix seconds), by default at once; at the end of its lifetime
-        if that comes first.  With `keeps_content` it will be hastened soon.  Raises
+        Due again at `due_at` (Unix seconds), by default at once; at the end of its lifetime, or
+        when its sender is to be warned, if that comes first.  With `keeps_content` it will be hastened soon.  Raises
         AccountingError for one that is not being relayed: in the schedule twice it would be
         delivered twice.
         """
@@ -246,9 +271,7 @@ class Queue:
             self._standing.end(delivery)
             now = self._clock()
             due_at = now if due_at is None else due_at
-            expires_at = self._retry.expires_at(delivery.arrived_at, delivery.is_bounce)
-            if now < expires_at:
-                due_at = min(due_at, expires_at)
+            due_at = self._retry.latest_turn(due_at, delivery.arrived_at, delivery.is_bounce, now)
             if delivery.doubt is not None:
                 self._unhold(delivery)
             if due_at > now and not keeps_content:
@@ -283,6 +306,38 @@ class Queue:
         if waited:
             self.on_change()
         return waited
+
+    def warn_of_delay(self, delivery: Delivery, why: Outcome | None) -> None:
+        """Tell the sender that `delivery`, which is put off for what others were told, waits still;
+        once, and only when it is time for that.
+
+        What cannot be written costs the warning, or puts it off, and nothing else.  Raises
+        AccountingError for one that is not being relayed.
+        """
+        now = self._clock()
+        if delivery.is_bounce or not self._retry.is_late(delivery.arrived_at, now):
+            return
+        with self._lock:
+            self._standing.check_relaying(delivery)
+            told = dict.fromkeys(delivery.recipients, why)
+            recall = partial(self.recall, delivery.message_id)
+            before = self._state_of(delivery)
+            after, late = warn(before, told, self._retry, now, tried=False, recall=recall)
+            if not late:
+                return
+            message = self._message_if_readable(delivery.message_id)
+            delayed = _wanted(message, late)
+            report = self._report(message, NOTHING_ENDED, delayed, now)
+            try:
+                self._write(delivery.message_id, after, report)
+            except (StoreFull, StoreFailed) as error:
+                logger.warning("%s: nobody is warned that it is late: %s", delivery, error)
+                return
+            if report is not None:
+                rested = _due_at(report.state, now + _WARNING_RESTS_S)
+                self._standing.file(report.message.id, rested.open)
+        if message is not None and report is not None and self.on_warned is not None:
+            self.on_warned(message, report.message, delayed)
 
     def has_expired(self, delivery: Delivery) -> bool:
         """Whether its lifetime is over: the next deferral will be its end."""
@@ -339,8 +394,13 @@ class Queue:
             settlement = settle(delivery, outcomes, self._retry, now, self._chance())
             before = self._state_of(delivery)
             message = self._message_if_readable(delivery.message_id)
-            report = self._report(message, settlement, now)
             after = _after(before, delivery, settlement.remaining)
+            delayed: Mapping[int, Delay] = {}
+            if settlement.remaining:
+                recall = partial(self.recall, delivery.message_id)
+                after, late = warn(after, outcomes, self._retry, now, recall=recall)
+                delayed = _wanted(message, late)
+            report = self._report(message, settlement, delayed, now)
             # First in the log: what that refuses must not have happened in memory.
             self._write(delivery.message_id, after, report)
             self._standing.end(delivery)
@@ -352,7 +412,7 @@ class Queue:
         if report is not None:
             self._file_report(report)
         self.on_change()
-        return Settled(settlement, message, report.message if report else None)
+        return Settled(settlement, message, report.message if report else None, tuple(delayed))
 
     def done(self, message_id: int) -> None:
         """Drop a message, whatever is open of it: nobody is told.
@@ -460,20 +520,25 @@ class Queue:
             self._store.flush()
         except (StoreFull, StoreFailed) as error:
             logger.warning("a report must wait for the disk: %s", error)
-            later = report.message.arrived_at + _DISK_RETRY_S
-            state = state._replace(open=tuple(p._replace(due_at=later) for p in state.open))
+            state = _due_at(state, report.message.arrived_at + _DISK_RETRY_S)
         with self._lock:
             self._standing.file(report.message.id, state.open)
 
     def _report(
-        self, original: Message | None, settlement: Settlement, now: float
+        self,
+        original: Message | None,
+        settlement: Settlement,
+        delayed: Mapping[int, Delay],
+        now: float,
     ) -> NewMessage | None:
-        """The DSN owed for this settlement; None when nobody is owed one."""
-        if original is None or not settlement.owes_dsn:
+        """The DSN owed for this settlement and these delays; None when nobody is owed one."""
+        if original is None or not (settlement.owes_dsn or delayed):
             return None
         return reports.report(
             original,
             settlement,
+            delayed,
+            retry_until=self._retry.expires_at(original.arrived_at, is_bounce=False),
             hostname=self._hostname,
             next_id=self._store.next_id,
             now=now,
@@ -497,8 +562,27 @@ class Queue:
 
 def _after(before: State, delivery: Delivery, remaining: tuple[Open, ...]) -> State:
     """The state when `remaining` is what stays of `delivery`."""
-    others = tuple([p for p in before.open if p.recipients[0] != delivery.part])
-    return State(before.arrived_at, before.is_bounce, others + remaining, before.sender)
+    others = []
+    for part in before.open:
+        if part.recipients[0] != delivery.part:
+            others.append(part)
+        elif part.warned:
+            # As it is in the log, where it may have come while the delivery was under way.
+            remaining = tuple([one._replace(warned=True) for one in remaining])
+    return State(before.arrived_at, before.is_bounce, (*others, *remaining), before.sender)
+
+
+def _due_at(state: State, due_at: float) -> State:
+    return state._replace(open=tuple(part._replace(due_at=due_at) for part in state.open))
+
+
+def _wanted(message: Message | None, late: Mapping[int, Delay]) -> Mapping[int, Delay]:
+    """Those that the sender wants to hear of; none when nobody can tell who that is."""
+    return reports.wanted(message, late) if late and message is not None else {}
+
+
+def _forgotten(message_id: int, number: int) -> None:
+    """Nobody remembers."""
 
 
 def _nothing() -> None:

@@ -37,9 +37,22 @@ class RetryPolicy(NamedTuple):
     in_doubt_wait_s: float = 900
     #: Whether a server may say when to come again.
     honors_hints: bool = True
+    #: Age at which the sender of what waits still is told so; 0: he is not.
+    delay_warning_s: float = 0.0
 
     def expires_at(self, arrived_at: float, is_bounce: bool) -> float:
         return arrived_at + (self.bounce_lifetime_s if is_bounce else self.lifetime_s)
+
+    def is_late(self, arrived_at: float, now: float) -> bool:
+        """Whether it is time to tell the sender that his mail waits still."""
+        return self.delay_warning_s > 0.0 and now >= arrived_at + self.delay_warning_s
+
+    def latest_turn(self, due_at: float, arrived_at: float, is_bounce: bool, now: float) -> float:
+        """`due_at`, or before it the end of the lifetime, or the time to warn the sender."""
+        ends = [self.expires_at(arrived_at, is_bounce)]
+        if self.delay_warning_s > 0.0 and not is_bounce:
+            ends.append(arrived_at + self.delay_warning_s)
+        return min([due_at, *(end for end in ends if now < end)])
 
     def delay_s(self, attempts: int, chance: float) -> float:
         """Wait after the `attempts`-th attempt (from 1).  `chance` is uniform in 0..1."""

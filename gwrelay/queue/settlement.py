@@ -31,7 +31,8 @@ class Settlement(NamedTuple):
     relayed: Mapping[int, Outcome] = MappingProxyType({})
 
 
-_DELIVERED = Settlement((), {}, frozenset(), False)
+#: No recipient failed, and of none there is a report to send.
+NOTHING_ENDED = Settlement((), {}, frozenset(), False)
 
 
 class _Stays(NamedTuple):
@@ -64,7 +65,7 @@ def settle(
     if outcomes.keys() != set(delivery.recipients):
         raise AccountingError(f"{delivery}: outcomes for {sorted(outcomes)}")
     if all(told.kind is Kind.DELIVERED and not told.relayed for told in outcomes.values()):
-        return _DELIVERED
+        return NOTHING_ENDED
     is_over = now >= policy.expires_at(delivery.arrived_at, delivery.is_bounce)
     staying: dict[_Stays, list[int]] = {}
     failed: dict[int, Outcome] = {}

@@ -53,6 +53,8 @@ class Open(NamedTuple):
     #: Why it is on hold, not to be tried until it is released; "": it is not.
     held: str = ""
     doubt: Doubt | None = None
+    #: Its sender was told that it is delayed, as far as he wants to know, and is not told again.
+    warned: bool = False
 
 
 class State(NamedTuple):
@@ -136,7 +138,8 @@ _new = tuple.__new__
 def encode_state(state: State) -> bytes:
     """msgpack [arrived_at, kind, part, ...].  `kind` is is_bounce, or 2 * sender + is_bounce where
     that is known.  A part is [destination, recipients, attempts,
-    due_at, held, exchange, address, port, since, told], without the end of it that is as at first.
+    due_at, held, exchange, address, port, since, told], without the end of it that is as at first;
+    one that is `warned` has the complement of `attempts`, which is below zero.
 
     One of these stays in memory for each message that waits: hence neither names nor defaults.
     `recipients` is a number when they are the first so many, as for one destination.
@@ -166,7 +169,9 @@ def decode_state(packed: bytes) -> State:
 
 
 def _flattened(part: Open, arrived_at: float) -> tuple[object, ...]:
-    destination, recipients, attempts, due_at, held, doubt = part
+    destination, recipients, attempts, due_at, held, doubt, warned = part
+    if warned:
+        attempts = ~attempts
     count = len(recipients)
     who = count if recipients == _first_recipients(count) else recipients
     if doubt is not None:
@@ -182,12 +187,16 @@ def _flattened(part: Open, arrived_at: float) -> tuple[object, ...]:
 def _unflattened(arrived_at: float, flat: Sequence[Any]) -> Open:
     who = flat[1]
     recipients = _FIRST_ALONE if who == 1 else _first_recipients(who) if type(who) is int else who
-    if len(flat) == 4:
-        return _new(Open, (flat[0], recipients, flat[2], flat[3], "", None))
     if len(flat) == 2:
         return Open(flat[0], recipients, 0, arrived_at)
+    attempts = flat[2]
+    warned = attempts < 0
+    if warned:
+        attempts = ~attempts
+    if len(flat) == 4:
+        return _new(Open, (flat[0], recipients, attempts, flat[3], "", None, warned))
     doubt = _doubt(*flat[5:]) if len(flat) > 5 else None
-    return Open(flat[0], recipients, flat[2], flat[3], flat[4], doubt)
+    return Open(flat[0], recipients, attempts, flat[3], flat[4], doubt, warned)
 
 
 def _first_recipients(count: int) -> tuple[int, ...]:

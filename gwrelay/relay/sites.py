@@ -138,6 +138,7 @@ class Sites:
         if self._queue.has_expired(delivery):
             self._settle(delivery, why)
         else:
+            self._queue.warn_of_delay(delivery, why)
             self.park(delivery, parked, keeps_content=keeps_content)
 
     def _put_off(self, delivery: Delivery, site: Site) -> None:

@@ -4,7 +4,7 @@ import email.policy
 import re
 from email import message_from_bytes
 from email.message import EmailMessage
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
 from flufl.bounce import all_failures
@@ -40,10 +40,13 @@ def report(
     reverse_path: str = "a@b.example",
     envid: str = "",
     headers: bytes = HEADERS,
+    retry_until: float = 0.0,
 ) -> Report:
     failures = failures or (failure(),)
     envelope = Envelope(reverse_path, tuple(f.recipient for f in failures), envid=envid)
-    return Report("gw.example", 7000, NOW, 6000, ARRIVED_AT, envelope, failures, headers)
+    return Report(
+        "gw.example", 7000, NOW, 6000, ARRIVED_AT, envelope, failures, headers, retry_until
+    )
 
 
 def parsed(made: Report) -> EmailMessage:
@@ -176,6 +179,122 @@ def test_failed_and_relayed_recipients_share_a_report_and_are_told_apart() -> No
     assert parsed(made)["Subject"] == "Undelivered mail returned to sender"
 
 
+UNTIL = ARRIVED_AT + 432_000
+
+
+def delayed(*failures: Failure) -> Report:
+    """The warning about what waits."""
+    return report(*(failures or [failure(told=GREYLISTED)]), retry_until=UNTIL)
+
+
+def test_what_waits_is_delayed_and_says_until_when_it_is_tried() -> None:
+    fields = about_the_recipient(delayed())
+    assert fields["Action"] == "delayed"
+    assert fields["Status"] == "4.7.1"
+    assert fields["Remote-MTA"] == "dns; mx.d.example"
+    assert fields["Diagnostic-Code"] == "smtp; 451 4.7.1 greylisted"
+    assert parsedate_to_datetime(fields["Last-Attempt-Date"]).timestamp() == int(NOW)
+    assert parsedate_to_datetime(fields["Will-Retry-Until"]).timestamp() == int(UNTIL)
+
+
+def test_only_what_waits_says_until_when_it_is_tried() -> None:
+    for told in (failure(), failure(told=GREYLISTED, expired=True), failure(told=RELAYED)):
+        assert "Will-Retry-Until" not in about_the_recipient(delayed(told))
+
+
+def test_what_was_not_tried_just_now_has_no_date_of_its_last_attempt() -> None:
+    fields = about_the_recipient(delayed(failure(told=GREYLISTED)._replace(tried=False)))
+    assert "Last-Attempt-Date" not in fields
+    assert "Will-Retry-Until" in fields
+
+
+REFUSED = outcome.of_loss(ConnectionLost("connect", "connection refused"), "mx.d.example")
+LOST_AT_THE_DOT = outcome.of_loss(ConnectionLost("dot", "timed out"), "mx.d.example", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "said"),
+    [
+        (GREYLISTED, "4.7.1", "mx.d.example said: 451 4.7.1 greylisted"),
+        # The status of a delay is one of class 4, whatever was said (RFC 3463 2).
+        (
+            outcome.of_reply("banner", Reply(554, "5.7.1", "not you"), "mx.d.example"),
+            "4.7.1",
+            "mx.d.example said: 554 5.7.1 not you",
+        ),
+        (
+            outcome.of_reply("rcpt", Reply(450, "", "later"), "mx.d.example"),
+            "4.0.0",
+            "mx.d.example said: 450 later",
+        ),
+        # Nobody said anything: then it is our word.
+        (REFUSED, "4.4.1", "mx.d.example: 421 4.4.1 connection refused (in connect)"),
+        (
+            outcome.of_ours("dns", Reply(451, "4.4.3", "no name server answered")),
+            "4.4.3",
+            "451 4.4.3 no name server answered",
+        ),
+        (
+            LOST_AT_THE_DOT,
+            "4.4.2",
+            "may have been delivered, for mx.d.example did not answer in the end: "
+            "421 4.4.2 timed out (in dot) - possible duplicate",
+        ),
+    ],
+    ids=["deferred", "host says no", "no status", "unreached", "no names", "in doubt"],
+)
+def test_a_delay_has_its_reason_in_the_words_of_who_said_it(
+    told: Outcome, status: str, said: str
+) -> None:
+    made = delayed(failure(told=told))
+    fields = about_the_recipient(made)
+    assert (fields["Action"], fields["Status"]) == ("delayed", status)
+    assert ("Remote-MTA" in fields) is told.heard
+    assert f"<c@d.example>: {said}" in " ".join(parts(made)[0].get_content().split())
+
+
+def test_who_is_warned_is_told_that_nothing_need_be_done() -> None:
+    made = delayed()
+    assert parsed(made)["Subject"] == "Mail delayed; nothing need be done"
+    text = " ".join(parts(made)[0].get_content().split())
+    assert "nothing need be done, least of all send it again" in text
+    assert f"It will be tried until {formatdate(UNTIL)}." in text
+    assert "could not be delivered" not in text
+    assert octets(parts(made)[2]) == HEADERS
+    assert max(map(len, lines_of(made))) < 100
+
+
+def test_what_failed_and_what_waits_are_told_apart_and_the_subject_is_of_the_graver() -> None:
+    made = delayed(
+        failure("late@d.example", GREYLISTED),
+        failure("gone@d.example"),
+        failure("there@d.example", RELAYED),
+    )
+    assert [block["Action"] for block in status_blocks(made)[1:]] == [
+        "delayed",
+        "failed",
+        "relayed",
+    ]
+    people = octets(parts(made)[0]).decode()
+    gone, late, there = re.split("has not been delivered yet|handed over", people)
+    assert "<gone@d.example>" in gone
+    assert "<late@d.example>" in late
+    assert "<there@d.example>" in there
+    assert parsed(made)["Subject"] == "Undelivered mail returned to sender"
+    late_and_there = delayed(failure(told=GREYLISTED), failure("t@d.example", RELAYED))
+    assert parsed(late_and_there)["Subject"] == "Mail delayed; nothing need be done"
+
+
+@pytest.mark.parametrize("address", ["c@d.example", "jörg@d.example"])
+@pytest.mark.parametrize("reverse_path", ["a@b.example", "jörg@b.example"])
+def test_a_warning_is_of_the_same_form_as_any_report(address: str, reverse_path: str) -> None:
+    made = report(failure(address, GREYLISTED), reverse_path=reverse_path, retry_until=UNTIL)
+    content = dsn.build(made)
+    assert content.isascii() is reverse_path.isascii()
+    assert b"\r\nAction: delayed\r\n" in content
+    assert f"\r\nWill-Retry-Until: {formatdate(UNTIL)}\r\n".encode() in content
+
+
 def test_what_expired_says_so_and_keeps_the_last_reply() -> None:
     fields = about_the_recipient(report(failure(told=GREYLISTED, expired=True)))
     assert fields["Status"] == "4.4.7"
@@ -278,6 +397,7 @@ def lines_of(made: Report) -> list[bytes]:
         report(saying("a\nb\r\nc\rd"), failure("x@d.example", GREYLISTED, expired=True)),
         report(failure("jörg@d.example")),
         report(headers=b""),
+        report(failure(told=GREYLISTED), retry_until=NOW),
     ],
 )
 def test_lines_end_in_crlf_and_nothing_else_breaks_one(made: Report) -> None:
@@ -450,3 +570,14 @@ def test_a_list_manager_takes_no_relayed_recipient_for_a_failed_one() -> None:
     relayed = NOBODY._replace(kind=Kind.DELIVERED, relayed=True, reply=Reply(250, "2.1.5", "ok"))
     temporary, permanent = all_failures(parsed(report(failure(told=relayed))))
     assert (temporary, permanent) == (set(), set())
+
+
+def test_a_list_manager_takes_who_waits_for_a_temporary_failure() -> None:
+    """And who is told in the same report to have failed for a permanent one."""
+    waits, waits_too = failure("c@d.example", GREYLISTED), failure("e@f.example", LOST_AT_THE_DOT)
+    assert all_failures(parsed(delayed(waits, waits_too))) == (
+        {b"c@d.example", b"e@f.example"},
+        set(),
+    )
+    both = delayed(waits, failure("gone@d.example"))
+    assert all_failures(parsed(both)) == ({b"c@d.example"}, {b"gone@d.example"})

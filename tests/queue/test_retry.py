@@ -64,12 +64,31 @@ def test_a_delivery_is_never_due_before_now_nor_after_its_lifetime(
     assert policy.delay_s(attempts, chance) <= policy.longest_delay_s
 
 
+@pytest.mark.parametrize(
+    ("warning_s", "age_s", "is_late"),
+    [
+        (0, 0, False),
+        (0, 1e9, False),
+        (100, -5, False),
+        (100, 0, False),
+        (100, 99.9, False),
+        (100, 100, True),
+        (100, 1e9, True),
+    ],
+)
+def test_mail_is_late_at_the_age_that_is_given_if_one_is(
+    warning_s: float, age_s: float, is_late: bool
+) -> None:
+    assert STEADY._replace(delay_warning_s=warning_s).is_late(500, 500 + age_s) is is_late
+
+
 def test_the_defaults_give_a_message_five_days_and_a_bounce_one() -> None:
     policy = RetryPolicy()
     assert policy.delays_s[:3] == (60, 300, 600)
     assert policy.delays_s[-1] == 4 * 3600
     assert policy.lifetime_s == 5 * 86400
     assert policy.bounce_lifetime_s == 86400
+    assert policy.delay_warning_s == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,6 +243,7 @@ PARTS = st.builds(
     TIMES,
     st.one_of(st.just(""), NAMES),
     st.one_of(st.none(), st.builds(Doubt, HOSTS, TIMES, st.booleans())),
+    st.booleans(),
 )
 
 
@@ -269,8 +271,9 @@ def test_a_state_survives_being_encoded(state: State) -> None:
         (Open("b.test", (2,), 3, 2000.5), 31),
         (Open("b.test", (0,), 3, 2000.5, "", Doubt(Host("mx", "192.0.2.1", 25), 5.5)), 54),
         (Open("b.test", (0,), 3, 2000.5, "", Doubt(Host("mx", "192.0.2.1", 25), 5.5, False)), 55),
+        (Open("b.test", (0,), 3, 2000.5, warned=True), 30),
     ],
-    ids=["new", "to a thousand", "deferred", "one of three", "in doubt", "untold"],
+    ids=["new", "to a thousand", "deferred", "one of three", "in doubt", "untold", "warned"],
 )
 def test_a_state_is_as_small_as_it_says(part: Open, size: int) -> None:
     """It is kept in memory for each message that waits."""
@@ -278,7 +281,36 @@ def test_a_state_is_as_small_as_it_says(part: Open, size: int) -> None:
     assert len(encode_state(State(1000.25, False, (part,), 32_767))) == size + 2
 
 
-@pytest.mark.parametrize("packed", [b"", b"\x90", b"\x93\x01\xc2\x91\x01", b"\xc1", b"x" * 30])
+@pytest.mark.parametrize(
+    ("written", "part"),
+    [
+        (("b.test", 1), Open("b.test", (0,), 0, 5.0)),
+        (("b.test", 1, 0, 65.0), Open("b.test", (0,), 0, 65.0)),
+        (("b.test", (0, 2), 4, 65.0), Open("b.test", (0, 2), 4, 65.0)),
+        (("b.test", 2, 4, 65.0, "why"), Open("b.test", (0, 1), 4, 65.0, "why")),
+        (
+            ("b.test", 1, 1, 65.0, "", "mx", "192.0.2.1", 25, 5.5),
+            Open("b.test", (0,), 1, 65.0, "", Doubt(Host("mx", "192.0.2.1", 25), 5.5)),
+        ),
+    ],
+)
+def test_what_was_written_before_there_were_warnings_is_not_warned(
+    written: tuple[object, ...], part: Open
+) -> None:
+    assert decode_state(msgpack.packb((5.0, False, written))) == State(5.0, False, (part,))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"",
+        b"\x90",
+        b"\x93\x01\xc2\x91\x01",
+        b"\x93\x01\xc2\x94\xa1b\x01\xa1x\x01",
+        b"\xc1",
+        b"x" * 30,
+    ],
+)
 def test_a_state_that_makes_no_sense_is_damaged(packed: bytes) -> None:
     with pytest.raises(StoreDamaged, match="makes no sense"):
         decode_state(packed)
