@@ -16,6 +16,7 @@ add_message() and Draft.accept().
 import logging
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -55,9 +56,12 @@ RESIDENT_BYTES = 64 * 1024 * 1024
 #: Seconds to leave a failing disk alone before what is on it is wanted again.
 _DISK_RETRY_S = 60.0
 
-#: Seconds until a warning goes out that was not worth a sync of its own: ten times as long as the
-#: spool leaves anything unsynced.
+#: Seconds until a warning goes out about what was only put off: all of that time share one sync,
+#: which has mostly been had by then.
 _WARNING_RESTS_S = 5.0
+
+#: Above those of all messages.
+_NO_ID = sys.maxsize
 
 
 class Settled(NamedTuple):
@@ -114,6 +118,8 @@ class Queue:
         self._standing = Standing(self._state)
         self._resident = Resident(resident_bytes)
         self._relayed = 0
+        #: Id of the first warning that nobody has waited to be durable yet.
+        self._unsynced_from = _NO_ID
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
         self.on_in_doubt: EndedInDoubt | None = None
@@ -204,7 +210,10 @@ class Queue:
             if self._standing.has_gone_back(now):
                 # Else everything would wait for as long again.
                 self._standing.hasten_all(now + self._retry.longest_delay_s)
-            return self._standing.take_due(now, limit)
+            taken = self._standing.take_due(now, limit)
+        if self._unsynced_from < _NO_ID:
+            self._sync_warnings(taken)
+        return taken
 
     def get_relaying(self) -> list[Delivery]:
         with self._lock:
@@ -311,8 +320,8 @@ class Queue:
         """Tell the sender that `delivery`, which is put off for what others were told, waits still;
         once, and only when it is time for that.
 
-        What cannot be written costs the warning, or puts it off, and nothing else.  Raises
-        AccountingError for one that is not being relayed.
+        A message that cannot be read costs the warning, and what cannot be written puts it off.
+        Raises AccountingError for one that is not being relayed.
         """
         now = self._clock()
         if delivery.is_bounce or not self._retry.is_late(delivery.arrived_at, now):
@@ -331,11 +340,13 @@ class Queue:
             try:
                 self._write(delivery.message_id, after, report)
             except (StoreFull, StoreFailed) as error:
-                logger.warning("%s: nobody is warned that it is late: %s", delivery, error)
+                name = message_name(delivery.message_id)
+                logger.warning("message %s: the warning that it is late waits: %s", name, error)
                 return
             if report is not None:
                 rested = _due_at(report.state, now + _WARNING_RESTS_S)
                 self._standing.file(report.message.id, rested.open)
+                self._unsynced_from = min(self._unsynced_from, report.message.id)
         if message is not None and report is not None and self.on_warned is not None:
             self.on_warned(message, report.message, delayed)
 
@@ -523,6 +534,16 @@ class Queue:
             state = _due_at(state, report.message.arrived_at + _DISK_RETRY_S)
         with self._lock:
             self._standing.file(report.message.id, state.open)
+
+    def _sync_warnings(self, taken: Iterable[Delivery]) -> None:
+        """Before one of those `taken` goes out: what is sent and then forgotten is sent again."""
+        if not any(one.is_bounce and one.message_id >= self._unsynced_from for one in taken):
+            return
+        self._unsynced_from = _NO_ID
+        try:
+            self._store.flush()
+        except (StoreFull, StoreFailed) as error:
+            logger.warning("warnings go out that may not be remembered: %s", error)
 
     def _report(
         self,

@@ -1,20 +1,22 @@
 """Random histories of a Queue against a model: nothing lost, nothing twice, over any restart.
 
 The model knows which recipients are open.  A crash may bring recipients back whose settlement
-was not yet synced (twice is permitted), and must never take one away.
+was not yet synced (twice is permitted), and must never take one away.  A warning of delay it may
+take away, with the report, before that is handed out; nobody is warned twice of one recipient.
 """
 
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gwrelay.message.envelope import Envelope, Recipient
+from gwrelay.message.envelope import Envelope, Message, Recipient
 from gwrelay.message.outcome import Kind
 from gwrelay.queue import schedule
 from gwrelay.queue.delivery import Delivery
@@ -26,10 +28,15 @@ from gwrelay.queue.standing import HELD as HELD_WORD
 from gwrelay.queue.standing import RELAYING, WAITING, Part
 from gwrelay.queue.store import Doubt, Host, State, Store
 from support.faulty_files import FaultyDisk, Rounds
-from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, loaded
+from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, UNREACHED, loaded
 
 POLICY = RetryPolicy(
-    (10, 60), lifetime_s=300, bounce_lifetime_s=100, jitter=0.2, in_doubt_wait_s=30
+    (10, 60),
+    lifetime_s=300,
+    bounce_lifetime_s=100,
+    jitter=0.2,
+    in_doubt_wait_s=30,
+    delay_warning_s=40,
 )
 DESTINATIONS = ("b.test", "c.test", "d.test")
 OUTCOMES = (DELIVERED, DEFERRED, FAILED, IN_DOUBT, HELD)
@@ -55,6 +62,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.store: Store = SteppedStore()
         #: The policy of the present queue.
         self.in_doubt = WAIT
+        #: The warning in which each recipient is said to be delayed.
+        self.warnings: dict[Who, int] = {}
+        #: Whose senders were warned, as far as they want to be.
+        self.marked: set[Who] = set()
+        #: Warnings that a crash may take away.
+        self.unsynced_reports: set[int] = set()
         self.queue = self.start(load_later=False)
         self.envelopes: dict[int, Envelope] = {}
         self.open: set[Who] = set()
@@ -70,7 +83,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.tidy_above, schedule._TIDY_ABOVE = schedule._TIDY_ABOVE, 2
 
     def start(self, load_later: bool) -> Queue:
-        return Queue(
+        queue = Queue(
             self.store,
             load_later=load_later,
             retry=POLICY._replace(in_doubt=self.in_doubt),
@@ -79,10 +92,35 @@ class QueueMachine(RuleBasedStateMachine):
             clock=lambda: self.now,
             chance=lambda: 0.3,
         )
+        queue.on_warned = self.hear_warning
+        return queue
+
+    def hear_warning(self, original: Message, report: Message, recipients: Collection[int]) -> None:
+        """Of what was put off.  It is not synced yet."""
+        self.note_warning(original.id, report, recipients)
+        self.unsynced_reports.add(report.id)
+        self.add_open(report.id, report.envelope)
+
+    def note_warning(self, message_id: int, report: Message, recipients: Collection[int]) -> None:
+        for n in recipients:
+            assert (message_id, n) not in self.warnings, "warned twice"
+            self.warnings[message_id, n] = report.id
+        assert self.named(report, message_id, "delayed") == sorted(recipients)
+
+    def named(self, report: Message, message_id: int, action: str) -> list[int]:
+        """Those of whom a report says so."""
+        text = b"".join(self.queue.get_content(report.id)).decode()
+        said = re.findall(r"Final-Recipient: rfc822; (\S+)\r\nAction: (\S+)\r\n", text)
+        recipients = enumerate(self.envelopes[message_id].recipients)
+        return [n for n, recipient in recipients if (recipient.address, action) in said]
 
     def note_message(self, message_id: int, about: Envelope) -> None:
         """A message that was accepted is synced, and all that was written before it."""
         self.unsynced.clear()
+        self.unsynced_reports.clear()
+        self.add_open(message_id, about)
+
+    def add_open(self, message_id: int, about: Envelope) -> None:
         self.envelopes[message_id] = about
         for n in range(len(about.recipients)):
             self.open.add((message_id, n))
@@ -109,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         domains=st.lists(st.sampled_from(DESTINATIONS), min_size=1, max_size=5),
         reverse_path=st.sampled_from(["a@a.test", ""]),
-        notify=st.sampled_from(["", "", "NEVER"]),
+        notify=st.sampled_from(["", "", "NEVER", "FAILURE", "DELAY"]),
     )
     def add(self, domains: list[str], reverse_path: str, notify: str) -> None:
         who = tuple(Recipient(f"u{n}@{name}", notify) for n, name in enumerate(domains))
@@ -129,6 +167,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert {self.domain(who) for who in whose} == {delivery.destination}
             assert b"".join(self.queue.get_content(delivery.message_id))
             self.relaying.append(delivery)
+            self.unsynced_reports.discard(delivery.message_id)
 
     @precondition(lambda self: self.relaying)
     @rule(pick=st.integers(0, 1000), told=st.lists(st.sampled_from(OUTCOMES), min_size=5))
@@ -216,15 +255,67 @@ class QueueMachine(RuleBasedStateMachine):
             elif verdict.kind is Kind.FAILED or expired:
                 self.end((message_id, n), "failed")
                 failed.append(n)
+        wanted = self.expect_warning(delivery)
         settled = self.queue.settle(delivery, told)
         about = self.envelopes[message_id]
-        owed = [n for n in failed if about.reverse_path and about.recipients[n].notify != "NEVER"]
-        assert (settled.report is not None) == bool(owed)
+        reports_failures = about.reverse_path and about.recipients[0].notify in ("", "FAILURE")
+        owed = sorted(failed) if reports_failures else []
+        assert sorted(settled.warned) == wanted
+        assert (settled.report is not None) == bool(owed or wanted)
         if settled.report is not None:
-            text = b"".join(self.queue.get_content(settled.report.id)).decode()
-            named = [n for n, r in enumerate(about.recipients) if f"<{r.address}>" in text]
-            assert named == sorted(owed)
+            assert self.named(settled.report, message_id, "failed") == owed
+            self.note_warning(message_id, settled.report, wanted)
             self.note_message(settled.report.id, settled.report.envelope)
+
+    def expect_warning(self, delivery: Delivery) -> list[int]:
+        """Marks whom the sender is warned of when this delivery's turn comes to nothing; those of
+        them that he wants to hear of."""
+        age_s = self.now - delivery.arrived_at
+        is_late = POLICY.delay_warning_s <= age_s < POLICY.lifetime_s
+        if delivery.is_bounce or not is_late or not self.unwarned & self.whose(delivery):
+            return []
+        state = self.store.state(delivery.message_id)
+        assert state is not None
+        # Held for the case that this process ends in the middle of an attempt: nobody else's turn.
+        kept = {n for p in state.open if p.held for n in p.recipients} - set(delivery.recipients)
+        late = {
+            who for who in self.unwarned if who[0] == delivery.message_id and who[1] not in kept
+        }
+        self.marked |= late
+        notify = self.envelopes[delivery.message_id].recipients[0].notify
+        return sorted(n for _, n in late) if notify in ("", "DELAY") else []
+
+    @property
+    def unwarned(self) -> set[Who]:
+        return self.open - self.held - self.marked
+
+    @precondition(lambda self: self.relaying)
+    @rule(pick=st.integers(0, 1000))
+    def put_off(self, pick: int) -> None:
+        """As a manager does while a site is dead."""
+        delivery = self.relaying.pop(pick % len(self.relaying))
+        before = set(self.warnings)
+        state = self.store.state(delivery.message_id)
+        assert state is not None
+        # One that was noted in doubt under --in-doubt hold: that nobody puts off.
+        is_held = any(p.held for p in state.open if p.recipients[0] == delivery.part)
+        wanted = [] if is_held else self.expect_warning(delivery)
+        self.queue.warn_of_delay(delivery, UNREACHED)
+        assert sorted(n for _, n in set(self.warnings) - before) == wanted
+        self.queue.set_waiting(delivery, self.now + 20)
+        self.put_back.append(delivery)
+
+    @rule(limit=st.integers(1, 4), puts_off=st.booleans())
+    def come_to_nothing_late(self, limit: int, puts_off: bool) -> None:
+        """What warnings are about, which takes many steps otherwise."""
+        self.now += 60.0
+        self.take(limit)
+        for _ in range(min(limit, len(self.relaying))):
+            if puts_off:
+                self.put_off(-1)
+            else:
+                delivery = self.relaying.pop()
+                self.settle_as(delivery, dict.fromkeys(delivery.recipients, DEFERRED))
 
     @precondition(lambda self: self.relaying)
     @rule(pick=st.integers(0, 1000), delay_s=st.sampled_from([None, 0.0, 20.0, 1000.0]))
@@ -271,12 +362,22 @@ class QueueMachine(RuleBasedStateMachine):
         parts = [(m, part) for m, state in loaded(self.store) for part in state.open]
         back = {(message_id, n) for message_id, part in parts for n in part.recipients}
         self.held = {(m, n) for m, part in parts for n in part.recipients if part.held}
+        gone = self.unsynced_reports - {message_id for message_id, _ in back}
+        for who in {who for who in self.open - back if who[0] in self.unsynced_reports}:
+            self.open.remove(who)
+            del self.ended[who]
         assert self.open <= back, "lost"
         assert back <= self.open | may_be_back, "open again"
         for who in back - self.open:
             self.ended[who].pop()
         self.open = back
         self.unsynced.clear()
+        self.marked = {(m, n) for m, part in parts for n in part.recipients if part.warned}
+        for who in [who for who in self.warnings if who in back - self.marked]:
+            assert self.warnings.pop(who) in gone, "warned, and forgotten"
+        dropped = {m for (m, _), ends in self.ended.items() if ends}
+        assert not (gone - dropped) & set(self.warnings.values()), "not warned, and never will be"
+        self.unsynced_reports.clear()
         self.queue = self.start(load_later)
 
     # -- what must hold --------------------------------------------------------------------
@@ -303,6 +404,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert counts.relaying == len(self.relaying)
         assert queue.has_waiting() == bool(waits)
         assert queue.get_held() == sorted({m for m, _ in self.held})
+
+    @invariant()
+    def the_log_says_who_was_warned_of(self) -> None:
+        if self.queue.is_loaded:
+            states = {m: self.store.state(m) for m, _ in self.open}
+            parts = [(m, part) for m, state in states.items() if state for part in state.open]
+            warned = {(m, n) for m, part in parts for n in part.recipients if part.warned}
+            assert warned == self.marked & self.open
 
     def teardown(self) -> None:
         schedule._TIDY_ABOVE = self.tidy_above
@@ -358,6 +467,15 @@ class SpoolQueueMachine(QueueMachine):
         self.disk.crash()
         self.store = self.open_store()
         self.check_loaded(set(self.unsynced), load_later)
+
+    @rule(limit=st.integers(1, 4), goes_out=st.booleans(), load_later=st.booleans())
+    def crash_upon_warnings(self, limit: int, goes_out: bool, load_later: bool) -> None:
+        """Before they are synced, or when they have just been handed out."""
+        self.come_to_nothing_late(limit, puts_off=True)
+        if goes_out:
+            self.now += 10.0
+            self.take(4)
+        self.crash(load_later)
 
     def teardown(self) -> None:
         try:
