@@ -271,9 +271,9 @@ class Queue:
         one of which note_in_doubt() said more than came true.
 
         Due again at `due_at` (Unix seconds), by default at once; at the end of its lifetime, or
-        when its sender is to be warned, if that comes first.  With `keeps_content` it will be hastened soon.  Raises
-        AccountingError for one that is not being relayed: in the schedule twice it would be
-        delivered twice.
+        when its sender is to be warned, if that comes first.  With `keeps_content` it will be
+        hastened soon.  Raises AccountingError for one that is not being relayed: in the
+        schedule twice it would be delivered twice.
         """
         with self._lock:
             self._standing.check_relaying(delivery)

@@ -276,6 +276,27 @@ def test_a_clock_that_is_set_back_does_not_make_alarms_late(peer: Peer) -> None:
     relay.run_until(lambda: len(peer.messages) == 2)
 
 
+def test_the_sender_of_mail_for_a_dead_site_is_warned_once() -> None:
+    """Of what is parked in time, of what was tried when that comes to nothing again."""
+    retry = RETRY._replace(delay_warning_s=200.0)
+    relay = Relay(
+        {"b.test": host(DEAD), "a.test": host(DEAD)}, retry=retry, limits=SiteLimits(1, 1)
+    )
+    message_ids = relay.send(*numbered(3))
+    began = relay.clock()
+    parked: list[tuple[int, float]] = []
+    relay.queue.on_warned = lambda original, report, delayed: parked.append(
+        (original.id, relay.clock() - began)
+    )
+    while relay.clock() < began + 900:
+        relay.run()
+        times = relay.queue.next_due_at, relay.manager.sites.next_at
+        relay.set_clock.now = max(min(at for at in times if at is not None), relay.clock())
+    tried = [end.message_id for end in relay.ends if end.settled.warned]
+    assert sorted([*(one for one, _ in parked), *tried]) == message_ids
+    assert min(after for _, after in parked) == 200.0
+
+
 # -- limits -----------------------------------------------------------------------------------
 
 

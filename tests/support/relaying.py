@@ -67,8 +67,8 @@ def nobody_listens() -> Place:
     return found
 
 
-def new_queue(store: Store, clock: Callable[[], float]) -> Queue:
-    return Queue(store, retry=RETRY, hostname="gw.test", clock=clock, chance=lambda: 0.5)
+def new_queue(store: Store, clock: Callable[[], float], retry: RetryPolicy = RETRY) -> Queue:
+    return Queue(store, retry=retry, hostname="gw.test", clock=clock, chance=lambda: 0.5)
 
 
 def new_calculator(resolver: TableResolver, clock: Callable[[], float]) -> MXCalculator:
@@ -173,11 +173,12 @@ class Relay:
         settings: Mapping[str, object] | None = None,
         limits: SiteLimits | None = None,
         own_limits: Mapping[str, SiteLimits] | None = None,
+        retry: RetryPolicy = RETRY,
         **options: object,
     ) -> None:
         self.set_clock = SetClock()
         self.clock = clock or self.set_clock
-        self.queue = new_queue(store or MemoryStore(), self.clock)
+        self.queue = new_queue(store or MemoryStore(), self.clock, retry)
         table: Table = {}
         for domain, hosts in exchanges.items():
             table.update(site(domain, hosts, ttl_s=86400.0))
