@@ -25,3 +25,21 @@ def latency(seconds: Sequence[float]) -> dict[str, float] | None:
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The median of each figure over `rounds`, which all have the same, to two decimals."""
     return {name: round(median(one[name] for one in rounds), 2) for name in rounds[0]}
+
+
+def latency_from(
+    accepted: Mapping[str, float], arrived_at: Mapping[str, float]
+) -> dict[str, float]:
+    """From each 250 to the arrival, in milliseconds.  0 where the sink was faster than the
+    sender was to read its 250.  Both by recipient, in Unix seconds; who has not arrived does not
+    count."""
+    return (
+        latency(
+            [
+                max(0.0, arrived_at[recipient] - answered_at)
+                for recipient, answered_at in accepted.items()
+                if recipient in arrived_at
+            ]
+        )
+        or {}
+    )

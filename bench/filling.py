@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import gevent
@@ -25,6 +26,10 @@ _WRITERS = 256
 _AT_ONCE = 2000
 
 
+def _as_they_came(queue: Queue) -> None:
+    """They are due at once."""
+
+
 def fill(
     directory: Path,
     messages: int,
@@ -41,21 +46,38 @@ def fill(
     The others were tried once and found their exchange down, unless `due_now`: then they are
     as they came.
     """
+    envelopes = (
+        Envelope("s@source.example", (Recipient(recipient),))
+        for recipient in _recipients(messages, destinations, alive)
+    )
+    fill_with(
+        directory, envelopes, size_bytes=size_bytes, advance=advance,
+        then=_as_they_came if due_now else _put_off,
+    )  # fmt: skip
+
+
+def fill_with(
+    directory: Path,
+    envelopes: Iterator[Envelope],
+    *,
+    size_bytes: int,
+    advance: Callable[[int], None],
+    then: Callable[[Queue], None] = _as_they_came,
+) -> None:
+    """A message with each of `envelopes`, in the spool of a gateway's worker; `then` is called
+    when some of them are there, as often as that is so."""
     log = open_spool(directory, **for_greenlets())
     stop = threading.Event()
     upkeep = gevent.spawn(log.run, stop)
     # Jitter of the whole delay: due at any moment from now to twice the delay.
     retry = RetryPolicy(delays_s=(_SPREAD_S,), jitter=1.0)
     queue = Queue(SpoolStore(log), retry=retry, resident_bytes=_AT_ONCE * 2 * size_bytes)
-    recipients = _recipients(messages, destinations, alive)
     content = text_content(size_bytes)
     try:
-        for start in range(0, messages, _AT_ONCE):
-            count = min(_AT_ONCE, messages - start)
-            _accept(queue, content, [next(recipients) for _ in range(count)])
-            if not due_now:
-                _put_off(queue)
-            advance(count)
+        while some := list(islice(envelopes, _AT_ONCE)):
+            _accept(queue, content, some)
+            then(queue)
+            advance(len(some))
     finally:
         stop.set()
         upkeep.get()
@@ -72,12 +94,12 @@ def _recipients(messages: int, destinations: int, alive: int) -> Iterator[str]:
             yield f"r{number}@d{number % destinations}.{DOWN}"
 
 
-def _accept(queue: Queue, content: bytes, recipients: list[str]) -> None:
-    waiting = iter(recipients)
+def _accept(queue: Queue, content: bytes, envelopes: list[Envelope]) -> None:
+    waiting = iter(envelopes)
 
     def write() -> None:
-        for recipient in waiting:
-            queue.add_message(Envelope("s@source.example", (Recipient(recipient),)), content)
+        for envelope in waiting:
+            queue.add_message(envelope, content)
 
     gevent.joinall([gevent.spawn(write) for _ in range(_WRITERS)], raise_error=True)
 

@@ -1,4 +1,4 @@
-"""One half of `mixed`: senders hand their mail to the gateway, and it is waited for.
+"""One half of `mixed` or `storm`: senders hand their mail to the gateway, and it is waited for.
 
 Keeps what the senders were told and what the gateway used; judges nothing.
 """
@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import gevent
 
@@ -15,7 +15,7 @@ from gwrelay_bench.gateway import Gateway
 from gwrelay_bench.machine import usage
 from gwrelay_bench.scenario import Bench
 from gwrelay_bench.sender import NOTHING, Errand, Report, Sender
-from gwrelay_bench.troubled import Hosts
+from gwrelay_bench.sinksession import Arrival
 
 #: Seconds without an arrival at a host that is well after which the rest is called missing.
 _PATIENCE_S = 15.0
@@ -23,6 +23,20 @@ _POLL_S = 0.1
 #: Seconds between two looks at the connections: to go through them all takes milliseconds, in
 #: the process of the sinks.
 _LOOK_EVERY_S = 1.0
+
+
+class Hosts(Protocol):
+    """Where the mail goes."""
+
+    #: Domains whose hosts take all mail, in good time.
+    well: frozenset[str]
+
+    @property
+    def arrivals_at_well(self) -> list[Arrival]:
+        """Grows."""
+
+    def connections(self) -> Counter[str]:
+        """What clients have there, as machine.connections() says."""
 
 
 class Half(NamedTuple):

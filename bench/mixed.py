@@ -8,15 +8,11 @@ for: arrived, or still in the spool.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from json import loads
-from pathlib import Path
-from sys import executable
 from typing import Any
 
 import click
-from gevent import subprocess
 
-from gwrelay_bench.figures import latency
+from gwrelay_bench.figures import latency_from
 from gwrelay_bench.gateway import Gateway, among_ours, flags
 from gwrelay_bench.halves import Half, Halves
 from gwrelay_bench.machine import raise_file_limit
@@ -24,6 +20,7 @@ from gwrelay_bench.measure import Result, Target
 from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
 from gwrelay_bench.sender import Errand, SenderDied
 from gwrelay_bench.sinksession import Arrival
+from gwrelay_bench.spooling import waiting_in
 from gwrelay_bench.troubled import MOST, SLOW_S, Hosts, NotDead, domains
 
 #: What the trouble may make of the second sender's latency: so many times what it was, and so
@@ -110,7 +107,8 @@ def command(
     except (NotDead, SenderDied) as error:
         raise BenchFailed(str(error)) from error
     arrivals = [*hosts.arrivals_at_well, *hosts.arrivals_at_slow]
-    waiting = _in_spool(bench.directory / "spool")
+    envelopes = waiting_in(bench.directory / "spool")
+    waiting = frozenset(one["address"] for envelope in envelopes for one in envelope["recipients"])
     lost = missing({**calm.accepted, **rough.accepted}, arrivals, waiting)
     if lost:
         raise BenchFailed(
@@ -147,7 +145,7 @@ def result(
     arrived = len(accepted.keys() & arrived_at.keys())
     figures = {
         **_figures(rough, arrived_at),
-        "second_ms_while_campaign_enters": _latency(during, arrived_at),
+        "second_ms_while_campaign_enters": latency_from(during, arrived_at),
         "campaign_accepted": len(accepted),
         "campaign_accepted_per_s": round(campaign.accepted_per_s, 1),
         # Near 1.0 the gateway, one process, limits the rate; far below, those who share the cores.
@@ -185,39 +183,11 @@ def _figures(half: Half, arrived_at: Mapping[str, float]) -> dict[str, Any]:
     return {
         "second_sent": len(half.second.told),
         "second_arrived": len(accepted.keys() & arrived_at.keys()),
-        "second_ms": _latency(accepted, arrived_at),
+        "second_ms": latency_from(accepted, arrived_at),
         "cpu_s_per_1000": round(1000 * half.cpu_s / max(1, len(half.accepted)), 3),
         "peak_bytes": half.peak_bytes,
         "connections_at_once": half.connections,
     }
-
-
-def _latency(accepted: Mapping[str, float], arrived_at: Mapping[str, float]) -> dict[str, float]:
-    """From each 250 to the arrival, in milliseconds.  0 where the sink was faster than the
-    sender was to read its 250."""
-    return (
-        latency(
-            [
-                max(0.0, arrived_at[recipient] - answered_at)
-                for recipient, answered_at in accepted.items()
-                if recipient in arrived_at
-            ]
-        )
-        or {}
-    )
-
-
-def _in_spool(directory: Path) -> frozenset[str]:
-    """The recipients of all messages there.  Raises BenchFailed when one is damaged."""
-    dump = subprocess.run(
-        [executable, "-m", "gwrelay", "spool", "dump", "--spool", str(directory)],
-        capture_output=True,
-        text=True,
-    )
-    if dump.returncode:
-        raise BenchFailed(f"gwrelay spool dump ended with {dump.returncode}:\n{dump.stderr}")
-    envelopes = [loads(line)["envelope"] for line in dump.stdout.splitlines()]
-    return frozenset(one["address"] for envelope in envelopes for one in envelope["recipients"])
 
 
 if __name__ == "__main__":

@@ -2,5 +2,5 @@
 
 NAMES = (
     *("append", "replay", "compaction", "queue_million", "idle"),
-    *("session", "sessions", "big", "mx", "mixed", "schedule", "window"),
+    *("session", "sessions", "big", "mx", "mixed", "storm", "schedule", "window"),
 )

@@ -1,16 +1,20 @@
 """The spool as a bench has it: its records, syncs on native threads, its files read once."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from json import loads
 from pathlib import Path
 from typing import Any
 
 import gevent
+from gevent import subprocess
 
 from gwrelay.waiting import for_greenlets
+from gwrelay_bench.scenario import BenchFailed
 from spool import Drop, Put, Spool
 from spool import segment as segments
 
@@ -105,6 +109,19 @@ def checkpoints(directory: Path) -> list[Path]:
         and segments.number_of(path.name) is None
         and segments.spare_number_of(path.name) is None
     ]
+
+
+def waiting_in(directory: Path) -> list[dict[str, Any]]:
+    """The envelopes of all messages in a gateway's spool that no gateway has open, as `gwrelay
+    spool dump` has them.  Raises BenchFailed when one is damaged."""
+    dump = subprocess.run(
+        [sys.executable, "-m", "gwrelay", "spool", "dump", "--spool", str(directory)],
+        capture_output=True,
+        text=True,
+    )
+    if dump.returncode:
+        raise BenchFailed(f"gwrelay spool dump ended with {dump.returncode}:\n{dump.stderr}")
+    return [loads(line)["envelope"] for line in dump.stdout.splitlines()]
 
 
 def _segments(directory: Path) -> list[Path]:

@@ -9,13 +9,13 @@ import select
 import socket
 from collections import Counter
 from contextlib import ExitStack
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from gwrelay_bench.behaviour import Behaviour
+from gwrelay_bench.loopback import Loopback
 from gwrelay_bench.machine import ESTABLISHED, connections
 from gwrelay_bench.sink import Sink
 from gwrelay_bench.sinksession import Arrival
-from gwrelay_bench.zone import NameServer
 
 #: Seconds that a slow host takes for each reply, the banner included.
 SLOW_S = 5.0
@@ -57,22 +57,20 @@ def domains(count: int, dead_share: float, slow_share: float) -> Domains:
     return Domains(names[dead + slow :], names[dead : dead + slow], names[:dead])
 
 
-class Hosts:
+class Hosts(Loopback):
     """Context manager; they are up, or dead, inside it.  Raises NotDead on entering."""
 
     def __init__(self, destinations: Domains) -> None:
+        super().__init__(
+            {
+                domain: f"127.3.{number // _ON_A_NET}.{number % _ON_A_NET + 1}"
+                for number, domain in enumerate(destinations.all)
+            }
+        )
         self.well = frozenset(destinations.well)
         self._domains = destinations
-        #: Domain → its exchange's address.
-        self.addresses = {
-            domain: f"127.3.{number // _ON_A_NET}.{number % _ON_A_NET + 1}"
-            for number, domain in enumerate(destinations.all)
-        }
         self._well = Sink(digest=False)
         self._slow = Sink(_SLOW, digest=False)
-        self._opened = ExitStack()
-        self.smtp_port = _free_port()
-        self.dns_port = 0
 
     @property
     def arrivals_at_well(self) -> list[Arrival]:
@@ -90,30 +88,13 @@ class Hosts:
         found[ESTABLISHED] -= len(self._domains.dead)  # those that fill a backlog are ours
         return found
 
-    def __enter__(self) -> Self:
-        with ExitStack() as opened:
-            self._open(opened)
-            self._opened = opened.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
-
     def _open(self, opened: ExitStack) -> None:
-        for sink, names in ((self._well, self._domains.well), (self._slow, self._domains.slow)):
-            opened.callback(sink.close)
-            for name in names:
-                sink.listen(self.addresses[name], self.smtp_port)
+        self._serve(self._well, self._domains.well, opened)
+        self._serve(self._slow, self._domains.slow, opened)
         dead = [(self.addresses[name], self.smtp_port) for name in self._domains.dead]
         for address in dead:
             play_dead(address, opened)
         _check_dead(dead)
-        server = NameServer(
-            {domain: {"MX": [f"10 mx.{domain}."]} for domain in self.addresses}
-            | {f"mx.{domain}": {"A": [address]} for domain, address in self.addresses.items()}
-        )
-        opened.callback(server.close)
-        self.dns_port = server.port
 
 
 def play_dead(address: tuple[str, int], opened: ExitStack) -> None:
@@ -137,10 +118,3 @@ def _check_dead(dead: list[tuple[str, int]]) -> None:
         answered = select.select([], probes, [], _REACHED_S)[1] if probes else []
     if answered:
         raise NotDead(f"{len(answered)} of {len(dead)} hosts that should be dead answer")
-
-
-def _free_port() -> int:
-    """Free just now on every address."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])

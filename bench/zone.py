@@ -83,6 +83,13 @@ class NameServer:
         return response.to_wire(max_size=limit, prefer_truncation=True)
 
 
+def one_exchange_each(addresses: Mapping[str, str]) -> Table:
+    """`addresses`: domain → the only address of its only exchange."""
+    return {domain: {"MX": [f"10 mx.{domain}."]} for domain in addresses} | {
+        f"mx.{domain}": {"A": [address]} for domain, address in addresses.items()
+    }
+
+
 def answer(query: dns.message.Message, table: Table) -> dns.message.Message:
     """What `table` says to `query`: records, no such type, or no such name."""
     response = dns.message.make_response(query, recursion_available=True)
