@@ -185,7 +185,10 @@ class Queue:
         with self._lock:
             if not pieces:
                 self._resident.keep(message, content, state)
-            self._standing.file(message_id, state.open)
+            # Somebody may be waiting for it, and never for a bounce.  What is due already, be it
+            # a hundred thousand, is taken much faster than mail can come in: it does not starve.
+            file = self._standing.file if state.is_bounce else self._standing.file_first
+            file(message_id, state.open)
         self.on_change()
         return message
 

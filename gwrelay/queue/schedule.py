@@ -1,9 +1,10 @@
 """In memory: what waits, and what is due.  No disk, no clock: `now` is given.
 
-A heap by due time.  Every operation costs O(log n) of what waits, and taking what is due
-costs nothing for what is not.
+A heap by due time, and a line before it.  Every operation costs O(log n) of what waits, and
+taking what is due costs nothing for what is not.
 """
 
+from collections import deque
 from heapq import heapify, heappop, heappush
 from struct import Struct
 
@@ -26,9 +27,11 @@ Entry = tuple[float, int, int]
 
 class Schedule:
     def __init__(self) -> None:
-        # The same two lists for life: gc.freeze() at the start takes them, alone, out of every
+        # The same containers for life: gc.freeze() at the start takes them, alone, out of every
         # later collection.
         self._heap: list[bytes] = []
+        #: Due, and taken before all that is in a heap.
+        self._first: deque[bytes] = deque()
         #: A heap as well, from which what still counts moves to the other, a little each time:
         #: see _tidy().  Mostly empty.
         self._old: list[bytes] = []
@@ -42,7 +45,7 @@ class Schedule:
         self._removed_entries = 0
 
     def __len__(self) -> int:
-        return len(self._heap) + len(self._old) - self._uncounted
+        return len(self._first) + len(self._heap) + len(self._old) - self._uncounted
 
     @property
     def _uncounted(self) -> int:
@@ -56,6 +59,12 @@ class Schedule:
         heappush(self._heap, _ENTRY.pack(due_at, self._added, message_id, part))
         if self._old:
             self._tidy()
+
+    def add_first(self, due_at: float, message_id: int, part: int) -> None:
+        """Be due at once, ahead of all that add() has: however much of that is due, and since
+        when."""
+        self._added += 1
+        self._first.append(_ENTRY.pack(due_at, self._added, message_id, part))
 
     def add_known(self, due_at: float, message_id: int, part: int) -> int:
         """Likewise.  → the number by which hasten() finds the entry."""
@@ -92,8 +101,12 @@ class Schedule:
         self._make_way()
 
     def take_due(self, now: float, limit: int) -> list[Entry]:
-        """At most `limit` whose time has come: earliest first."""
+        """At most `limit` whose time has come: earliest first, behind those of add_first()."""
         due: list[Entry] = []
+        while self._first and len(due) < limit:
+            due_at, number, message_id, part = _ENTRY.unpack(self._first.popleft())
+            if self._counts(number, message_id, part):
+                due.append((due_at, message_id, part))
         heap = self._next_heap()
         if heap:
             latest = _ENTRY.pack(now if now > 0.0 else 0.0, *_LAST)
@@ -117,12 +130,12 @@ class Schedule:
 
     @property
     def next_due_at(self) -> float | None:
-        """Unix seconds; None when nothing waits.  Nothing is due before it; what was hastened may
-        have left it behind."""
-        heap = self._next_heap()
-        if not heap:
+        """Unix seconds; None when nothing waits.  Nothing is due before it, if what add_first() has
+        came in the order of its times; what was hastened may have left it behind."""
+        earliest = [line[0] for line in (self._first, self._next_heap()) if line]
+        if not earliest:
             return None
-        due_at: float = _ENTRY.unpack(heap[0])[0]
+        due_at: float = _ENTRY.unpack(min(earliest))[0]
         return due_at
 
     def _next_heap(self) -> list[bytes]:

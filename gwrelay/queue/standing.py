@@ -105,6 +105,12 @@ class Standing:
         """Ids of messages of which a part is held, oldest first."""
         return sorted({message_id for message_id, _ in self._held})
 
+    def file_first(self, message_id: int, parts: Iterable[Open]) -> None:
+        """Let these, which are due, be taken before all that waits already."""
+        for part in parts:
+            self._schedule.add_first(part.due_at, message_id, part.recipients[0])
+            self.waiting += 1
+
     def file(self, message_id: int, parts: Iterable[Open]) -> None:
         """Let these wait, or be held, as they say."""
         for part in parts:

@@ -100,6 +100,37 @@ def test_a_new_message_waits_and_is_due_at_once(queue: Queue, clock: SetClock) -
     assert queue.get_envelope(message_id) == envelope("b@b.test")
 
 
+def test_what_just_came_is_taken_before_however_much_is_due_since_long(
+    queue: Queue, clock: SetClock
+) -> None:
+    for n in range(30):
+        queue.add_message(envelope(f"{n}@old.test"), CONTENT)
+    for delivery in queue.get_waiting():
+        queue.set_waiting(delivery, clock.now + 1)
+    queue.add_message(envelope("x@bounces.test", reverse_path=""), CONTENT)
+    clock.advance(60)
+    queue.add_message(envelope("a@b.test"), CONTENT)
+    queue.add_message(envelope("a@c.test"), CONTENT)
+    taken = [d.destination for d in queue.get_waiting(4)]
+    assert taken == ["b.test", "c.test", "bounces.test", "old.test"]
+
+
+def test_a_bounce_that_just_came_waits_for_its_turn(queue: Queue, clock: SetClock) -> None:
+    queue.add_message(envelope("a@b.test"), CONTENT)
+    queue.defer(take(queue)["b.test"], 10.0)
+    clock.advance(60)
+    queue.add_message(envelope("x@bounces.test", reverse_path=""), CONTENT)
+    assert [d.destination for d in queue.get_waiting()] == ["b.test", "bounces.test"]
+
+
+def test_a_report_waits_for_its_turn_behind_what_just_came(queue: Queue) -> None:
+    queue.add_message(envelope("a@b.test"), CONTENT)
+    delivery = take(queue)["b.test"]
+    settle(queue, delivery, FAILED)
+    queue.add_message(envelope("a@c.test"), CONTENT)
+    assert [d.destination for d in queue.get_waiting()] == ["c.test", "a.test"]
+
+
 def test_one_delivery_for_each_destination(queue: Queue) -> None:
     queue.add_message(envelope("a@b.test", "c@c.test", "d@B.TEST", "e@b.test."), CONTENT)
     found = {name: delivery.recipients for name, delivery in take(queue).items()}

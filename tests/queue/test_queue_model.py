@@ -78,6 +78,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.relaying: list[Delivery] = []
         #: On hold.
         self.held: set[Who] = set()
+        #: Accepted since the start, no bounces, and as they were since then.
+        self.fresh: set[Who] = set()
         #: Put back at some time; hasten() may be asked for any of them, whatever they do now.
         self.put_back: list[Delivery] = []
         self.tidy_above, schedule._TIDY_ABOVE = schedule._TIDY_ABOVE, 2
@@ -152,13 +154,18 @@ class QueueMachine(RuleBasedStateMachine):
     def add(self, domains: list[str], reverse_path: str, notify: str) -> None:
         who = tuple(Recipient(f"u{n}@{name}", notify) for n, name in enumerate(domains))
         about = Envelope(reverse_path, who)
-        self.note_message(self.queue.add_message(about, CONTENT), about)
+        message_id = self.queue.add_message(about, CONTENT)
+        self.note_message(message_id, about)
+        if reverse_path:
+            self.fresh.update((message_id, n) for n in range(len(who)))
 
     @rule(limit=st.integers(1, 4))
     def take(self, limit: int) -> None:
         due = self.queue.get_waiting(limit)
-        assert [d.due_at for d in due] == sorted(d.due_at for d in due)
+        turns = [(not self.whose(d) & self.fresh, d.due_at) for d in due]
+        assert turns == sorted(turns)
         for delivery in due:
+            self.fresh -= self.whose(delivery)
             assert delivery.due_at <= self.now
             whose = self.whose(delivery)
             assert whose, "a delivery to nobody"
@@ -209,6 +216,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert obeyed.busy == in_hand
             return
         assert [one.recipients for one in obeyed.parts] == [part.open.recipients]
+        self.fresh -= whose
         if order == "hold":
             self.held |= whose
         elif order == "release":
@@ -229,6 +237,9 @@ class QueueMachine(RuleBasedStateMachine):
                 whose = {(message_id, n) for n in part.open.recipients}
                 if order == "hold" and part.word == WAITING:
                     self.held |= whose
+                    self.fresh -= whose
+                elif order == "retry":
+                    self.fresh -= whose
                 elif order == "release" and part.word == HELD_WORD:
                     self.held -= whose
             if self.queue.parts(message_id):
@@ -359,6 +370,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Start anew on what the store has; those of `may_be_back` may be open again."""
         self.relaying.clear()
         self.put_back.clear()
+        self.fresh.clear()
         parts = [(m, part) for m, state in loaded(self.store) for part in state.open]
         back = {(message_id, n) for message_id, part in parts for n in part.recipients}
         self.held = {(m, n) for m, part in parts for n in part.recipients if part.held}

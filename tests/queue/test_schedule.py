@@ -42,6 +42,23 @@ def test_equal_times_keep_the_order_they_were_added_in() -> None:
     assert [entry[1] for entry in schedule.take_due(5.0, 100)] == ids
 
 
+def test_what_is_first_comes_before_all_that_is_due_and_in_its_own_order() -> None:
+    schedule = scheduled(*[(float(n), n, 0) for n in range(1000)])
+    schedule.add_first(2000.0, 7001, 0)
+    schedule.add_first(1999.0, 7000, 0)
+    assert schedule.next_due_at == 0.0
+    assert [entry[1] for entry in schedule.take_due(1500.0, 3)] == [7001, 7000, 0]
+    assert len(schedule) == 999
+
+
+def test_no_more_of_what_is_first_is_taken_than_is_asked_for() -> None:
+    schedule = Schedule()
+    for n in range(5):
+        schedule.add_first(1.0, n, 0)
+    assert [entry[1] for entry in schedule.take_due(9.0, 2)] == [0, 1]
+    assert [entry[1] for entry in schedule.take_due(9.0, 9)] == [2, 3, 4]
+
+
 def test_what_waits_is_nothing_the_garbage_collector_follows() -> None:
     """A million that it followed would stop the gateway for most of a second."""
     schedule = Schedule()
@@ -150,7 +167,7 @@ def test_what_is_removed_again_and_again_leaves_the_memory_in_the_end() -> None:
         st.tuples(
             st.integers(0, 9),
             st.integers(0, 3),
-            st.sampled_from(["add", "put forward", "remove", "hasten", "take"]),
+            st.sampled_from(["add", "add first", "put forward", "remove", "hasten", "take"]),
         )
     )
 )
@@ -161,31 +178,40 @@ def test_each_part_comes_once_at_its_newest_time_whatever_is_done(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gwrelay.queue.schedule._TIDY_ABOVE", 1)
         patch.setattr("gwrelay.queue.schedule._TIDIED_AT_ONCE", 1)
-        schedule, model, numbers = Schedule(), {}, {}
+        schedule, model, first, numbers = Schedule(), {}, {}, {}
         for due_at, message_id, step in steps:
             at = float(due_at)
-            if step == "add" and message_id not in model:
+            waits = message_id in model or message_id in first
+            if step == "add" and not waits:
                 numbers[message_id] = schedule.add_known(at, message_id, 0)
                 model[message_id] = at
-            elif step == "put forward" and message_id in model:
+            elif step == "add first" and not waits:
+                schedule.add_first(at, message_id, 0)
+                first[message_id] = at
+            elif step in ("put forward", "remove") and waits:
                 schedule.remove(message_id, 0)
-                schedule.add(at, message_id, 0)
-                model[message_id] = at
-            elif step == "remove" and model.pop(message_id, None) is not None:
-                schedule.remove(message_id, 0)
+                model.pop(message_id, None)
+                first.pop(message_id, None)
+                if step == "put forward":
+                    schedule.add(at, message_id, 0)
+                    model[message_id] = at
             elif step == "hasten" and message_id in numbers:
                 if schedule.hasten(numbers.pop(message_id), at, message_id, 0):
                     model[message_id] = at
             elif step == "take":
                 due = sorted((at, message_id) for message_id, at in model.items() if at <= due_at)
                 found = [entry[:2] for entry in schedule.take_due(at, 100)]
+                assert found[: len(first)] == [(at, message_id) for message_id, at in first.items()]
+                del found[: len(first)]
+                first.clear()
                 assert sorted(found) == due
                 assert [entry[0] for entry in found] == [entry[0] for entry in due]
                 model = {message_id: at for message_id, at in model.items() if at > due_at}
-            assert len(schedule) == len(model)
+            assert len(schedule) == len(model) + len(first)
+            times = [*model.values(), *list(first.values())[:1]]
             next_due_at = schedule.next_due_at
-            assert next_due_at is not None or not model
-            assert not model or next_due_at <= min(model.values())
+            assert next_due_at is not None or not times
+            assert not times or next_due_at <= min(times)
 
 
 def test_what_is_due_behind_the_last_of_what_was_removed_is_taken(
