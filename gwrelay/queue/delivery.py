@@ -63,5 +63,11 @@ class Delivery:
         """Which part of the message: its first recipient."""
         return self.recipients[0]
 
+    @property
+    def turn(self) -> int:
+        """Whose turn it goes by: its sender's, but bounces, whoever they are for, are one of their
+        own.  Senders are numbered from 0."""
+        return -1 if self.is_bounce else self.sender
+
     def __repr__(self) -> str:
         return f"<Delivery {self.message_id} to {self.destination} {self.recipients}>"

@@ -3,7 +3,8 @@
 Deficit round robin (Shreedhar and Varghese, 1995): each sender in turn may send one transaction;
 a delivery to many recipients takes several, and waits until its sender has as many.  So a
 campaign of 20,000 messages delays the next sender's password mail by one of them.  What a sender
-is, the queue decides: see `--fair-by`.
+is, the queue decides: see `--fair-by`.  Bounces are a sender of their own in any case: a storm of
+them goes by turns with all other mail.
 
 First attempts come before further ones, but not all: of four deliveries at least one is a
 further attempt, if there are any.  Neither starves.
@@ -66,7 +67,7 @@ class FairLine:
 
     def has_like(self, delivery: Delivery) -> bool:
         """Whether its sender has another one of its kind here."""
-        return delivery.sender in self._turns_of(delivery).senders
+        return delivery.turn in self._turns_of(delivery).senders
 
     def remove(self, unwanted: Callable[[Delivery], object]) -> list[Delivery]:
         """Take out all that are `unwanted`; the others stay in their order."""
@@ -103,7 +104,7 @@ class _Turns:
         sender = self._sender_of(delivery)
         sender.waiting.appendleft(delivery)
         sender.credit += cost_of(delivery)
-        self.senders.move_to_end(delivery.sender, last=False)
+        self.senders.move_to_end(delivery.turn, last=False)
 
     def popleft(self) -> Delivery:
         senders = self.senders
@@ -137,9 +138,10 @@ class _Turns:
         return found
 
     def _sender_of(self, delivery: Delivery) -> _Sender:
-        sender = self.senders.get(delivery.sender)
+        turn = delivery.turn
+        sender = self.senders.get(turn)
         if sender is None:
-            sender = self.senders[delivery.sender] = _Sender()
+            sender = self.senders[turn] = _Sender()
         return sender
 
 

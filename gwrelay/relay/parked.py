@@ -74,7 +74,7 @@ class Parked:
 
 def _line_of(delivery: Delivery, was_tried: bool = False) -> int:
     """First attempts of a sender wait apart from further ones: neither is behind the other."""
-    return delivery.sender * 2 + (was_tried or delivery.attempts > 0)
+    return delivery.turn * 2 + (was_tried or delivery.attempts > 0)
 
 
 class _Line:

@@ -41,6 +41,18 @@ def test_senders_take_turns_however_much_one_of_them_has() -> None:
     assert taken(line, 5) == [0, 5000, 1, 5001, 2]
 
 
+def test_bounces_take_turns_with_all_others_whoever_counts_as_one_sender() -> None:
+    """As with `--fair-by none`: all are of sender 0."""
+    line = FairLine()
+    for n in range(1000):
+        line.append(Delivery(n, "b.test", (0,), 0.0, is_bounce=True))
+    line.extend(delivery(n) for n in range(5000, 5003))
+    assert taken(line, 7) == [0, 5000, 1, 5001, 2, 5002, 3]
+    back = line.popleft()
+    line.appendleft(back)
+    assert taken(line, 2) == [4, 5]
+
+
 def test_a_delivery_to_many_takes_as_many_turns_as_transactions() -> None:
     many = [delivery(n, sender=1, recipients=200) for n in range(3)]
     line = line_of(*many, *(delivery(10 + n, sender=2) for n in range(10)))
