@@ -32,6 +32,8 @@ class Schedule:
         self._heap: list[bytes] = []
         #: Due, and taken before all that is in a heap.
         self._first: deque[bytes] = deque()
+        #: No later than any of these, which a clock that is set back may put out of order.
+        self._first_due_at = 0.0
         #: A heap as well, from which what still counts moves to the other, a little each time:
         #: see _tidy().  Mostly empty.
         self._old: list[bytes] = []
@@ -64,6 +66,7 @@ class Schedule:
         """Be due at once, ahead of all that add() has: however much of that is due, and since
         when."""
         self._added += 1
+        self._first_due_at = min(self._first_due_at, due_at) if self._first else due_at
         self._first.append(_ENTRY.pack(due_at, self._added, message_id, part))
 
     def add_known(self, due_at: float, message_id: int, part: int) -> int:
@@ -130,13 +133,13 @@ class Schedule:
 
     @property
     def next_due_at(self) -> float | None:
-        """Unix seconds; None when nothing waits.  Nothing is due before it, if what add_first() has
-        came in the order of its times; what was hastened may have left it behind."""
-        earliest = [line[0] for line in (self._first, self._next_heap()) if line]
-        if not earliest:
-            return None
-        due_at: float = _ENTRY.unpack(min(earliest))[0]
-        return due_at
+        """Unix seconds; None when nothing waits.  Nothing is due before it; what was hastened may
+        have left it behind."""
+        heap = self._next_heap()
+        earliest = [_ENTRY.unpack(heap[0])[0]] if heap else []
+        if self._first:
+            earliest.append(self._first_due_at)
+        return min(earliest, default=None)
 
     def _next_heap(self) -> list[bytes]:
         """The one with the earliest entry of all."""
