@@ -193,14 +193,11 @@ class Spool:
         that is running: a killed process leaves it behind, a power loss may take it until the
         next commit.  Not for chunks.
 
-        → False where there was no room for it at once: it rides with the next commit, like any
-        other.
+        → False where that cannot be, as there is no room for it, or what was written of these keys
+        before, and comes before it, waits for its commit: it rides with that, like any other.
         """
         entry = Entry(batch, waits=False, kept=True)
-        if any(self._unlanded.gathered(record.key) for record in batch):
-            self._committer.flush()  # what was written of these keys before comes before it
         with self._lock:
-            # Where the disk did not take it, this waits behind it.
             waits = any(self._unlanded.gathered(record.key) for record in batch)
             if waits or self._closed or not self._log.note(entry):
                 self._committer.gather(entry)

@@ -385,13 +385,19 @@ class Queue:
             self._standing.check_relaying(delivery)
             left = without_answer(delivery, host, self._retry, now, self._chance())
             state = _after(self._state_of(delivery), delivery, (left,))
-            # Alone in its message nobody else writes its state: no lock is held over the
-            # write, and those who are ready at once share one.
             alone = len(state.open) == 1
+            noted = True
             if not alone:
-                self._note(delivery, left, state)
+                # Before anybody else writes its state.
+                noted = self._store.note_at_once(delivery.message_id, state)
+                self._resident.amend(delivery.message_id, state)
         if alone:
-            self._note(delivery, left, state)
+            # Those who are ready at once share one write.
+            self._store.note(delivery.message_id, state)
+            self._resident.amend(delivery.message_id, state)
+        elif not noted:
+            self._store.flush()
+        delivery.doubt = left.doubt
 
     def settle(self, delivery: Delivery, outcomes: Mapping[int, Outcome]) -> Settled:
         """End the attempt at `delivery`: `outcomes` has one for each of its recipients.
@@ -402,19 +408,24 @@ class Queue:
         Raises AccountingError for a delivery that is not being relayed, or other recipients
         than its own; whatever it raises, the delivery is being relayed still.
         """
+        self._standing.check_relaying(delivery)
+        now = self._clock()
+        settlement = settle(delivery, outcomes, self._retry, now, self._chance())
+        # Nobody else waits while the disk is read and the report is made: what both are about
+        # never changes, but for who has been warned.
+        message = self._message_if_readable(delivery.message_id)
+        before = self._state_of(delivery)
+        after, late = self._warned(before, delivery, settlement, outcomes, now)
+        delayed = _wanted(message, late)
+        report = self._report(message, settlement, delayed, now)
         with self._lock:
             self._standing.check_relaying(delivery)
-            now = self._clock()
-            settlement = settle(delivery, outcomes, self._retry, now, self._chance())
-            before = self._state_of(delivery)
-            message = self._message_if_readable(delivery.message_id)
-            after = _after(before, delivery, settlement.remaining)
-            delayed: Mapping[int, Delay] = {}
-            if settlement.remaining:
-                recall = partial(self.recall, delivery.message_id)
-                after, late = warn(after, outcomes, self._retry, now, recall=recall)
-                delayed = _wanted(message, late)
-            report = self._report(message, settlement, delayed, now)
+            newest = self._state_of(delivery)
+            if newest != before:
+                after, late = self._warned(newest, delivery, settlement, outcomes, now)
+                if _wanted(message, late) != delayed:
+                    delayed = _wanted(message, late)
+                    report = self._report(message, settlement, delayed, now)
             # First in the log: what that refuses must not have happened in memory.
             self._write(delivery.message_id, after, report)
             self._standing.end(delivery)
@@ -427,6 +438,21 @@ class Queue:
             self._file_report(report)
         self.on_change()
         return Settled(settlement, message, report.message if report else None, tuple(delayed))
+
+    def _warned(
+        self,
+        before: State,
+        delivery: Delivery,
+        settlement: Settlement,
+        outcomes: Mapping[int, Outcome],
+        now: float,
+    ) -> tuple[State, Mapping[int, Delay]]:
+        """The state after this settlement, and of whom the sender is warned by then."""
+        after = _after(before, delivery, settlement.remaining)
+        if not settlement.remaining:
+            return after, {}
+        recall = partial(self.recall, delivery.message_id)
+        return warn(after, outcomes, self._retry, now, recall=recall)
 
     def done(self, message_id: int) -> None:
         """Drop a message, whatever is open of it: nobody is told.
@@ -521,11 +547,6 @@ class Queue:
             self._resident.drop(message_id)
         else:
             self._resident.amend(message_id, state)
-
-    def _note(self, delivery: Delivery, left: Open, state: State) -> None:
-        self._store.note(delivery.message_id, state)
-        self._resident.amend(delivery.message_id, state)
-        delivery.doubt = left.doubt
 
     def _file_report(self, report: NewMessage) -> None:
         """Let a report wait for delivery, once it can be read back."""

@@ -62,6 +62,10 @@ class MemoryStore:
     def note(self, message_id: int, state: State) -> None:
         self._states[message_id] = state
 
+    def note_at_once(self, message_id: int, state: State) -> bool:
+        self.note(message_id, state)
+        return True
+
     def flush(self) -> None:
         """Nothing to do: a dict is as durable as it gets."""
 

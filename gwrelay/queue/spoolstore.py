@@ -110,6 +110,10 @@ class SpoolStore:
             # and would have to wait for the commit that it rides with.
             self._log.note([spool.Amend(message_id, encode_state(state)), *reports])
 
+    def note_at_once(self, message_id: int, state: State) -> bool:
+        with _translated():
+            return self._log.note([spool.Amend(message_id, encode_state(state))])
+
     def note(self, message_id: int, state: State) -> None:
         """One write for all who are ready in the same turn of the loop, by the first of them to
         have his next one."""

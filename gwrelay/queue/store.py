@@ -125,6 +125,10 @@ class Store(Protocol):
         an attempt: on return the system has it.  A power cut may forget it until the next
         commit: it waits for one only where there is no room to write it at once.  StoreFailed."""
 
+    def note_at_once(self, message_id: int, state: State) -> bool:
+        """As note(), without letting anybody else run meanwhile.  → False where it is not done
+        yet: it is when the next flush() returns."""
+
     def flush(self) -> None:
         """All that was settled so far is durable on return; StoreFull, StoreFailed if not."""
 

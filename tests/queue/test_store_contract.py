@@ -186,6 +186,11 @@ def test_the_state_is_the_newest_whether_durable_or_not(stand: Stand) -> None:
     assert stand.store.state(new.message.id) == noted
     store = stand.again()
     assert store.state(new.message.id) == noted
+    assert store.note_at_once(new.message.id, later)
+    assert store.state(new.message.id) == later
+    store.flush()
+    store = stand.again()
+    assert store.state(new.message.id) == later
     store.settle(new.message.id, None, None)
     assert store.state(new.message.id) is None
     assert store.state(12345) is None
