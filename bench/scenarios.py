@@ -1,6 +1,5 @@
 """The scenarios of `gwrelay bench`, in the order of its --help."""
 
 NAMES = (
-    *("append", "replay", "compaction", "queue_million", "idle"),
-    *("session", "sessions", "big", "mx", "mixed", "storm", "schedule", "window"),
+    *("session", "sessions", "cost", "big", "mx", "mixed", "storm", "schedule", "window"),
 )
