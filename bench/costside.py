@@ -35,6 +35,7 @@ from gwrelay.mx.calculator import MXCalculator
 from gwrelay.notation import Endpoint, read_network
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.relay.limits import LimitPolicy, SiteLimits
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
@@ -271,8 +272,7 @@ def _relay(queue: Queue, job: Job, done: Callable[[], None]) -> None:
         factory=ESMTPManagedRelayerFactory(settings),
         # More than the site may have: a pool that is full sends those home who idle.
         max_connections=2 * job.sessions,
-        max_site_connections=job.sessions,
-        initial_site_connections=job.sessions,
+        limits=LimitPolicy(SiteLimits(job.sessions, job.sessions)),
         ended=lambda *_: done(),
     )
     gevent.spawn(RelayStateHelper(manager).run, threading.Event())

@@ -1,5 +1,6 @@
 """The scenarios of `gwrelay bench`, in the order of its --help."""
 
 NAMES = (
-    *("session", "sessions", "cost", "big", "mx", "mixed", "storm", "schedule", "window"),
+    *("append", "replay", "compaction", "queue_million", "idle"),
+    *("session", "cost", "sessions", "big", "mx", "mixed", "storm", "schedule", "window"),
 )
