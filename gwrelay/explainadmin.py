@@ -117,6 +117,7 @@ def _site(site: Site | None) -> Record | None:
         "name": site.name,
         "relayers": site.relayers,
         "window": site.window,
+        "limits": site.limits._asdict(),
         "ready": len(site.ready),
         "parked": len(site.parked),
         "dead_until": site.dead_until or None,

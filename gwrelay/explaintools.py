@@ -149,6 +149,20 @@ def _domain_lines(told: dict[str, Any]) -> Iterator[str]:
         yield f"{_NOT_TRIED}; gwrelay mx lookup says where it would go"
 
 
+def _limits(limits: Record) -> str:
+    """What a site may have at most; a rate in the largest unit that makes it 1 or more."""
+    words = [count(limits["concurrency"], "session")]
+    for name, what in (("messages_per_s", "message"), ("connections_per_s", "connection")):
+        if per_s := limits[name]:
+            seconds, unit = next((u for u in _PER if per_s * u[0] >= 1), _PER[-1])
+            words.append(f"{per_s * seconds:g} {what}s per {unit}")
+    return ", ".join(words)
+
+
+#: Seconds, and what they are called.
+_PER = ((1, "second"), (60, "minute"), (3600, "hour"), (86400, "day"))
+
+
 def _site_lines(site: Record | None, told: Record) -> Iterator[str]:
     yield f"  relayers: {told['relayers']} at work, of --concurrency {told['concurrency']}"
     if site is None:
@@ -159,6 +173,7 @@ def _site_lines(site: Record | None, told: Record) -> Iterator[str]:
         f"  site {plain(site['name'])}: {site['relayers']} of {site['window']} sessions, "
         f"{site['ready']} ready{parked}"
     )
+    yield f"  limits: {_limits(site['limits'])}"
     if site["dead_until"]:
         failure = f": {plain(site['last_failure'])}" if site["last_failure"] else ""
         yield f"  out of reach until {at(site['dead_until'])}{failure}"

@@ -66,7 +66,8 @@ class Site:
         #: Called when its rate, or that of all sites, allows nothing for so many seconds.
         self.on_limited: Callable[[Site, float], None] = _nobody_waits
         self._pool = pool or Pool(limits.concurrency)
-        #: Those that destinations of it have of their own, the smallest of each.
+        #: That hold now, and those that destinations of it have of their own, the smallest of each.
+        self.limits = limits
         self._given: SiteLimits | None = None
         self._window = Window(limits.concurrency, limits.initial)
         self.pace = Pace(limits, self._pool.message_rate, clock)
@@ -192,7 +193,7 @@ class Site:
         """A destination with limits of its own has mail for this site."""
         given = own if self._given is None else self._given.within(own)
         if given != self._given:
-            self._given = given
+            self._given = self.limits = given
             self._window.set_limit(given.concurrency)
             self.pace.set(given)
 

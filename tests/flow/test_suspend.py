@@ -184,6 +184,7 @@ def test_what_waits_for_a_rate_says_so(start_gateway: StartGateway, peer: Peer) 
     assert part["blocker"]["kind"] == "rate"
     assert "--site-message-rate" in part["blocker"]["text"]
     assert 3000 < part["blocker"]["until"] - time.time() <= 3600
+    assert "limits: 20 sessions, 1 messages per hour" in text("explain", mail["id"], at=gateway)
 
 
 def test_a_destination_has_limits_of_its_own_in_the_file(
