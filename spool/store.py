@@ -50,6 +50,7 @@ class Spool:
         event: Callable[[], Event] = threading.Event,
         clock: Callable[[], float] = time.time,
         key_name: Callable[[int], str] = str,
+        share: tuple[int, int] = (0, 1),
         lazy: bool = False,
         segment_bytes: int = 16 * 1024 * 1024,
         checkpoint_bytes: int = 64 * 1024 * 1024,
@@ -60,6 +61,8 @@ class Spool:
     ) -> None:
         """Open and lock.  `sync(fd)` makes a descriptor durable, `clock` is Unix seconds,
         `key_name` says what people call a key, where the log names those that are damaged.
+        `share` is (number, of): of several spools whose keys must all differ each gives out those
+        that leave its own number when divided by `of`.
 
         `lock` makes what guards the spool's memory, never held by one who waits for anything;
         `event` what writers wait by.  Where greenlets are the only callers, these may be
@@ -75,6 +78,7 @@ class Spool:
         Raises SpoolLocked, SpoolVersion, SpoolOwner, OSError.  A full disk is no reason.
         """
         self._clock = clock
+        self._number, self._of = share
         self._logger = logger or logging.getLogger("spool")
         self._lock = lock()
         self._upkeep = threading.Lock()
@@ -148,11 +152,20 @@ class Spool:
     def new_key(self) -> int:
         """Greater than all before, restarts included; microseconds of the clock, or just above."""
         with self._lock:
-            key = int(self._clock() * 1_000_000)
-            if key <= self._last_key:
-                key = self._last_key + 1
+            key = max(int(self._clock() * 1_000_000), self._last_key + 1)
+            key += (self._number - key) % self._of
             self._last_key = key
             return key
+
+    @property
+    def last_key(self) -> int:
+        """No key that was ever given out here is above it."""
+        return self._last_key
+
+    def give_out_above(self, key: int) -> None:
+        """new_key() gives out nothing up to `key` from now on."""
+        with self._lock:
+            self._last_key = max(self._last_key, key)
 
     def write(self, batch: Sequence[Record], wait: bool = True) -> None:
         """Write `batch` as one frame: after a crash all of it is there, or nothing.

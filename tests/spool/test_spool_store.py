@@ -65,6 +65,35 @@ def test_keys_follow_the_clock_and_never_come_twice(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_spools_with_shares_of_the_keys_never_give_out_the_same(tmp_path: Path) -> None:
+    spools = [Spool(tmp_path / str(n), clock=lambda: 1000.0, share=(n, 3)) for n in range(3)]
+    keys = [spool.new_key() for _ in range(50) for spool in spools]
+    assert len(set(keys)) == 150
+    assert [key % 3 for key in keys[:3]] == [0, 1, 2]
+    for spool in spools:
+        spool.close()
+
+
+def test_a_share_begins_above_keys_that_were_given_out_without_one(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, clock=lambda: 1000.0)
+    last = [spool.new_key() for _ in range(5)][-1]
+    spool.write([Put(last, b"", b"", b"")])
+    spool.close()
+    spool = Spool(tmp_path, clock=lambda: 1000.0, share=(1, 64))
+    assert spool.last_key == last
+    assert spool.new_key() > last
+    spool.close()
+
+
+def test_what_others_gave_out_is_not_given_out_again(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, clock=lambda: 1000.0, share=(1, 64))
+    spool.give_out_above(2_000_000_000)
+    assert spool.new_key() == 2_000_000_000 + 1
+    spool.give_out_above(1)
+    assert spool.new_key() == 2_000_000_000 + 65
+    spool.close()
+
+
 def test_an_unwaited_put_can_be_read_at_once_and_is_durable_after_sync(tmp_path: Path) -> None:
     disk = FaultyDisk(tmp_path)
     spool = Spool(tmp_path, files=disk.files)
