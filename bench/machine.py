@@ -3,6 +3,7 @@
 import os
 import resource
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Filesystem(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What a process has in RAM now, had at most, and the CPU time it has used."""
+    """What processes have in RAM now, had at most each, and the CPU time they have used."""
 
     resident_bytes: int
     peak_bytes: int
@@ -49,15 +50,28 @@ def filesystem(path: Path) -> Filesystem:
 
 
 def usage(pid: int) -> Usage:
-    """OSError when there is no such process."""
+    """Of a process and of all that it has started, the ended among them for their CPU time.
+    OSError when there is no such process."""
+    used = _usage(pid)
+    for child in _children(pid):
+        try:
+            of_child = usage(child)
+        except OSError:
+            continue  # ended while we looked
+        used = Usage(*map(sum, zip(used, of_child, strict=True)))
+    return used
+
+
+def _usage(pid: int) -> Usage:
     status = Path(f"/proc/{pid}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
-    # The name, which may hold anything, stands in parentheses.
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # Behind the name, which may hold anything, in parentheses: user and system time, and those of
+    # processes it started and waited for.
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
     return Usage(
         _kib(fields["VmRSS"]),
         _kib(fields["VmHWM"]),
-        (int(times[11]) + int(times[12])) / _TICKS_PER_S,
+        sum(map(int, times)) / _TICKS_PER_S,
     )
 
 
@@ -66,6 +80,11 @@ def wakes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
     return int(fields["voluntary_ctxt_switches"])
+
+
+def _children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield from map(int, (task / "children").read_text().split())
 
 
 def connections(port: int) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""`gwrelay serve` with a meter in its loop, for benches: the same process but for one greenlet.
+"""A gateway of one process with a meter in its loop, for benches: a worker without a supervisor.
 
 SIGUSR1 has it append what it measured so far to the file --figures as a line of JSON; it does
 so once more when it ends.
@@ -67,6 +67,6 @@ def command(figures: Path, arguments: tuple[str, ...]) -> int:
                 file.write(dumps(line) + "\n")
 
         gevent.signal_handler(signal.SIGUSR1, note)
-        status = run(["serve", *arguments])
+        status = run(["serve", "--worker", "0", *arguments])
     note()
     return status

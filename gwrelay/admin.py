@@ -7,7 +7,6 @@ files: mode 0600, in a directory that nobody else enters.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -21,7 +20,7 @@ import msgspec
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-from gwrelay.control import REQUEST_MAX_BYTES, reachable
+from gwrelay.control import REQUEST_MAX_BYTES, is_abandoned, reachable
 from gwrelay.errors import CommandFailed, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ def _listen(path: str) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with reachable(path) as spelling:
-            _clear(path, spelling)
+            _clear(path)
             before = os.umask(0o177)
             try:
                 listening.bind(spelling)
@@ -170,7 +169,7 @@ def _listen(path: str) -> socket.socket:
     return listening
 
 
-def _clear(path: str, spelling: str) -> None:
+def _clear(path: str) -> None:
     """Take away a socket that nobody listens at.  Raises ConfigError for anything else."""
     try:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
@@ -178,13 +177,6 @@ def _clear(path: str, spelling: str) -> None:
         return
     if not is_socket:
         raise ConfigError(f"--admin unix:{path}: is there, and no socket; name another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(spelling)
-        except OSError as error:
-            if error.errno != errno.ECONNREFUSED:
-                raise
-            os.unlink(path)
-            return
-    raise ConfigError(f"--admin unix:{path}: another gateway answers there; name another path")
+    if not is_abandoned(path):
+        raise ConfigError(f"--admin unix:{path}: another gateway answers there; name another path")
+    os.unlink(path)

@@ -10,6 +10,7 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from gwrelay.clisuspend import suspend_group
 from gwrelay.config import (
     CONFIG_VARIABLE,
     DESTINATION,
+    MOST_WORKERS,
     NOT_GIVEN,
     SECTIONS,
     SHARE,
@@ -39,6 +41,7 @@ from gwrelay.config import (
     load,
 )
 from gwrelay.errors import ConfigError, GatewayError
+from gwrelay.handover import Handover, read_handover
 
 USAGE_STATUS = 2
 #: As a shell says of SIGINT.
@@ -152,15 +155,55 @@ def gwrelay(ctx: click.Context) -> None:
 
 @gwrelay.command(cls=SettingsCommand)
 @_config_option
-def serve(config: str | None, **given: str | Sequence[str] | None) -> Callable[[], int]:
+@click.option("--worker", type=click.IntRange(0, MOST_WORKERS - 1), hidden=True)
+@click.option("--inherited", hidden=True)
+def serve(
+    config: str | None,
+    worker: int | None,
+    inherited: str | None,
+    **given: str | Sequence[str] | None,
+) -> Callable[[], int]:
     """Run the relay.
 
     Runs until SIGTERM or SIGINT; SIGHUP reopens the log and the events.  To begin with:
 
     gwrelay serve --spool DIR --listen 127.0.0.1:2525 --hostname gw.example.com
     """
-    settings = _load(config, given).settings
-    return lambda: int(importlib.import_module("gwrelay.service").serve(settings))
+    if worker is not None:
+        handover = None if inherited is None else read_handover(inherited)
+        content = None if handover is None else handover.config_content
+        settings = _load(config, given, content=content).settings
+        service = importlib.import_module("gwrelay.service")
+        return lambda: int(service.serve(settings, worker, handover))
+    content = _read_file(config)
+    settings = _load(config, given, content=content).settings
+    supervisor = importlib.import_module("gwrelay.supervisor")
+    command = partial(_worker_command, config, given)
+    return lambda: int(supervisor.serve(settings, content, command))
+
+
+def _worker_command(
+    config: str | None,
+    given: Mapping[str, str | Sequence[str] | None],
+    number: int,
+    handover: Handover,
+) -> list[str]:
+    """Executes this very program as a worker, with all that was given to it."""
+    words = ["serve", "--worker", str(number), "--inherited", handover.written()]
+    if config is not None:
+        words.append(f"--config={config}")
+    for flag, texts in _flags(given).items():
+        words += [f"--{flag}={text}" for text in texts]
+    return [*_program(), *words]
+
+
+def _program() -> list[str]:
+    """As this process was executed, up to the words that are ours."""
+    if Path(sys.argv[0]).name == "gwrelay" or sys.argv[0].endswith("gwrelay/__main__.py"):
+        before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]
+    else:
+        before = ["-m", "gwrelay"]  # some other program has us run
+    return [sys.executable, *before]
 
 
 @gwrelay.command("check-config", cls=SettingsCommand)
@@ -465,25 +508,36 @@ def version(as_json: bool) -> None:
 
 
 def _load(
-    config: str | None, given: Mapping[str, str | Sequence[str] | None], spool: str = ""
+    config: str | None,
+    given: Mapping[str, str | Sequence[str] | None],
+    *,
+    content: bytes | None = None,
+    spool: str = "",
 ) -> Loaded:
     """What was given on the command line, in the environment and in the file, as settings.
 
-    `spool` stands in for one that was not given.
+    `content` is the file's where that was read already; `spool` stands in for one that was not
+    given.
     """
-    flags = {
+    content = _read_file(config) if content is None else content
+    file = None if config is None or content is None else (config, content)
+    return load(_flags(given), os.environ, file, socket.gethostname(), spool=spool)
+
+
+def _flags(given: Mapping[str, str | Sequence[str] | None]) -> dict[str, Sequence[str]]:
+    """What was given on the command line, by flag."""
+    return {
         TABLE[field].flag: [value] if isinstance(value, str) else value
         for field, value in given.items()
         if value is not None and value != ()
     }
-    return load(flags, os.environ, _read_file(config), socket.gethostname(), spool=spool)
 
 
-def _read_file(config: str | None) -> tuple[str, bytes] | None:
+def _read_file(config: str | None) -> bytes | None:
     if config is None:
         return None
     try:
-        return config, Path(config).read_bytes()
+        return Path(config).read_bytes()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         origin = f"--config or {CONFIG_VARIABLE}"

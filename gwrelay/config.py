@@ -51,6 +51,8 @@ SECTIONS = (INTAKE, SPOOL, POOL, SHAPING, RETRIES, MX, TLS, TIMEOUTS, PROCESS)
 #: Variables of these names belong to the tests and the benches, not to the gateway.
 RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
 CONFIG_VARIABLE = "GWRELAY_CONFIG"
+#: The ids of messages are shared out among this many.
+MOST_WORKERS = 64
 #: Origin of a value that only stands in.
 NOT_GIVEN = "not given"
 
@@ -77,6 +79,16 @@ def count(lowest: int = 1, highest: int = 1_000_000) -> Kind:
         return int(text)
 
     return Kind("N", read, f"write a whole number from {lowest} to {highest}")
+
+
+def count_or_auto(highest: int) -> Kind:
+    """0 stands for auto."""
+    counted = count(1, highest)
+
+    def read(text: str) -> int:
+        return 0 if text == "auto" else int(counted.read(text))
+
+    return Kind("auto|N", read, f"{counted.right}, or auto")
 
 
 def size(lowest: str, highest: str) -> Kind:
@@ -136,6 +148,7 @@ HOST_RULES = Kind(
 HOSTNAME = Kind("NAME", read_hostname, "give --hostname a full name, like gw.example.com")
 DIRECTORY = Kind("DIR", read_path, "write a directory, like /var/spool/gwrelay")
 FILE = Kind("FILE", read_path, "write a file name, like /var/log/gwrelay.log")
+USER = Kind("NAME", read_path, "write the name of a user, like gwrelay")
 SWITCH = Kind("yes|no", read_switch, "write yes or no")
 SOCKET = Kind("unix:PATH", read_socket, "write unix:PATH, like unix:/run/gwrelay/admin.sock")
 LEVEL = choice("debug", "info", "warning", "error")
@@ -365,6 +378,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
     shutdown_max_s: Annotated[float, Setting(
         PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
+    workers: Annotated[int, Setting(
+        PROCESS, "workers", count_or_auto(MOST_WORKERS), "1",
+        "Processes that share the work; auto is one for each core that may be used.  Limits of "
+        "sessions to next hops, and the memory of hosts that are down, are each worker's own.")]
+    stall_max_s: Annotated[float, Setting(
+        PROCESS, "stall-max", DURATION, "60s",
+        "Kill a worker that has stood still for this long, and start it again; 0 is never.")]
+    user: Annotated[str, Setting(
+        PROCESS, "user", USER, "", "Started by root: open the ports, then go on as this user.")]
     admin: Annotated[str, Setting(
         PROCESS, "admin", SOCKET, "unix:SPOOL/admin.sock",
         "Take commands (gwrelay mx ...) at this socket.  SPOOL is what --spool says.")]

@@ -13,6 +13,7 @@ long.
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -68,6 +69,25 @@ def stream(path: str, command: str, **arguments: Any) -> Generator[Any, None, An
             raise NotRunning(f"the gateway at {path} broke off: {error}") from error
 
 
+def worker_socket(gateway: str, worker: int) -> str:
+    """Where a worker's control socket is.  The first one's is the gateway's, such as admin.sock;
+    the others' are admin.worker-1.sock and so on."""
+    stem, ending = os.path.splitext(gateway)
+    return f"{stem}.worker-{worker}{ending}" if worker else gateway
+
+
+def workers_at(gateway: str) -> dict[int, str]:
+    """The control sockets there are, by worker; the first one's in any case."""
+    found = {0: gateway}
+    directory, name = os.path.split(gateway)
+    stem, ending = map(re.escape, os.path.splitext(name))
+    others = re.compile(rf"{stem}\.worker-([1-9][0-9]{{0,8}}){ending}")
+    with contextlib.suppress(OSError):  # who tries the first one hears what is wrong
+        for match in filter(None, map(others.fullmatch, os.listdir(directory or "."))):
+            found[int(match[1])] = os.path.join(directory, match[0])
+    return dict(sorted(found.items()))
+
+
 @contextlib.contextmanager
 def reachable(path: str) -> Iterator[str]:
     """A spelling of `path`, good for as long as this lasts, that fits a socket address.
@@ -83,6 +103,20 @@ def reachable(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
+
+
+def is_abandoned(path: str) -> bool:
+    """Whether nobody listens at `path`, a Unix socket.  OSError when that cannot be told."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe,
+        reachable(path) as spelling,
+    ):
+        probe.settimeout(1)
+        try:
+            probe.connect(spelling)
+        except ConnectionRefusedError:
+            return True
+    return False
 
 
 @contextlib.contextmanager

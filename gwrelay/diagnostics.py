@@ -5,6 +5,8 @@ import logging.handlers
 import re
 import sys
 
+from gwrelay.errors import ConfigError
+
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -19,14 +21,21 @@ class OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
-def start_log(path: str, level: str) -> logging.Handler:
-    """Log to `path`, or to standard error for "-".  A log that cannot be written stops nothing."""
+def start_log(path: str, level: str, tag: str = "") -> logging.Handler:
+    """Log to `path`, or to standard error for "-".  A log that cannot be written stops nothing.
+
+    `tag` is behind the name in each line.  Each line is one write, to its end whoever else writes
+    there: several processes may have one log.  Raises ConfigError when it cannot be opened.
+    """
     handler: logging.Handler
     if path == "-":
         handler = logging.StreamHandler(sys.stderr)
     else:
-        handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        try:
+            handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--log {path}: {error.strerror}; name another file") from error
+    handler.setFormatter(OneLine(f"%(asctime)s %(levelname)s %(name)s{tag}: %(message)s"))
     logging.raiseExceptions = False
     root = logging.getLogger()
     root.addHandler(handler)

@@ -66,6 +66,14 @@ class CommandFailed(GatewayError):
         self.exit_status = exit_status
 
 
+class StartFailed(GatewayError):
+    """A worker could not start.  The text is its own, and so is the exit status."""
+
+    def __init__(self, exit_status: int, text: str) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
 class NotRunning(GatewayError):
     """No gateway answers at the control socket."""
 

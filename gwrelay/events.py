@@ -1,13 +1,18 @@
 """What happened to mail, one JSON object a line, for machines to read.
 
 Lines gather in memory and are written every moment (see FLUSH_S) by run(): no disk call for
-each delivery.  A file that cannot be written costs the events, never the mail.
+each delivery.  A file that cannot be written costs the events, never the mail.  Workers write to
+the same file in turns, each to the end of a line.
 """
 
+import errno
+import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,6 +29,8 @@ logger = logging.getLogger(__name__)
 FLUSH_S = 0.1
 #: Bytes kept for a file that cannot be written; beyond it events are dropped, and counted.
 _HELD_BYTES = 16 * 1024 * 1024
+#: Seconds in which the last events are written, if another worker is at it.
+_CLOSE_S, _TRY_EVERY_S = 1.0, 0.01
 
 Event = dict[str, Any]
 
@@ -38,6 +45,8 @@ class EventLog:
         self._dropped = 0
         self._fd = -1
         self._failing = False
+        #: What we wrote last is no whole line: the file stays ours until the rest is there.
+        self._is_torn = False
         self.reopen()
 
     def __bool__(self) -> bool:
@@ -61,14 +70,20 @@ class EventLog:
             self._complain(error)
 
     def flush(self) -> None:
-        """Write what has gathered; what the file does not take is kept for the next time."""
+        """Write what has gathered; what the file does not take, or while another worker is at it,
+        is kept for the next time."""
         if not self._held:
             return
         try:
             if self._fd < 0:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            while self._held:
-                del self._held[: os.write(self._fd, self._held)]
+            if not self._has_turn():
+                return
+            try:
+                self._write_out()
+            finally:
+                if not self._is_torn:
+                    self._end_turn()
         except OSError as error:
             self._complain(error)
             return
@@ -77,19 +92,44 @@ class EventLog:
         self._failing = False
         self._dropped = 0
 
+    def _has_turn(self) -> bool:
+        if self._is_torn:
+            return True
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # Where files cannot be locked, one worker's lines may end up within another's.
+            return error.errno != errno.EWOULDBLOCK
+        return True
+
+    def _end_turn(self) -> None:
+        with suppress(OSError):  # as above
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _write_out(self) -> None:
+        while self._held:
+            count = os.write(self._fd, self._held)
+            self._is_torn = not self._held.endswith(b"\n", 0, count)
+            del self._held[:count]
+
     def run(self, stop: threading.Event) -> None:
         while not stop.wait(FLUSH_S):
             self.flush()
         self.flush()
 
     def close(self) -> None:
+        deadline = time.monotonic() + _CLOSE_S
         self.flush()
+        while self._held and not self._failing and time.monotonic() < deadline:
+            time.sleep(_TRY_EVERY_S)
+            self.flush()
         self._close()
 
     def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+            self._is_torn = False
 
     def _complain(self, error: OSError) -> None:
         if not self._failing:

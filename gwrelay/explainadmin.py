@@ -29,9 +29,11 @@ def explain_handlers(
     explainer: Explainer,
     last_words: LastWords,
     listeners: Sequence[Listener],
+    worker: int,
+    gateway_pid: int,
     clock: Callable[[], float] = time.time,
 ) -> Mapping[str, Handler]:
-    """The commands by name."""
+    """The commands by name.  `gateway_pid` is the process to send signals to."""
     started_at = clock()
 
     def status() -> dict[str, Any]:
@@ -41,7 +43,9 @@ def explain_handlers(
         return {
             "running": True,
             "version": __version__,
-            "pid": os.getpid(),
+            "pid": gateway_pid,
+            "worker": worker,
+            "worker_pid": os.getpid(),
             "started_at": started_at,
             "uptime_s": clock() - started_at,
             "listening": [str(listener.endpoint) for listener in listeners],

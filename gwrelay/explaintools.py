@@ -1,14 +1,15 @@
 """`gwrelay status` and `gwrelay explain`: how a gateway fares, and why mail is where it is.
 
-A running gateway is asked (control.py); its answers are explainadmin.py's.  Where none runs, the
-spool tells what waits in it, and nothing else.  Each command prints and returns its exit status.
+A running gateway's workers are asked (fleet.py); their answers are explainadmin.py's.  Where none
+runs, the spool tells what waits in it, and nothing else.  Each command prints and returns its exit
+status.
 """
 
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from gwrelay import control
+from gwrelay import fleet, together
 from gwrelay.errors import NotRunning
 from gwrelay.message.envelope import message_id
 from gwrelay.printing import at, count, plain, print_told, span
@@ -23,7 +24,7 @@ _NOT_TRIED = "no gateway runs: nothing is tried until one does"
 def status(where: Where, *, as_json: bool) -> int:
     """Print how it fares; NotRunning's status where none runs, after what the spool holds."""
     try:
-        told = control.ask(where.socket, "status").result
+        told = together.status([one.result for one in fleet.ask_each(where.socket, "status")])
     except NotRunning as error:
         told = _status_at_rest(where, error)
         print_told(told, _rest_lines(told), as_json=as_json)
@@ -59,7 +60,20 @@ def _status_lines(told: Record) -> Iterator[str]:
     yield f"done       {count(told['messages_done'], 'message')} since the start"
     yield f"in doubt   {count(told['in_doubt'], 'recipient')} since the start"
     yield f"relayers   {told['relayers']} at work, of --concurrency {told['concurrency']}"
-    yield f"sites      {told['sites']} with mail; {told['dead_sites']} of them out of reach"
+    workers = told["workers"] if len(told["workers"]) > 1 else []
+    sites = f"{'at least ' if workers else ''}{told['sites']}"
+    yield f"sites      {sites} with mail; {told['dead_sites']} of them out of reach"
+    yield from map(_worker_line, workers)
+
+
+def _worker_line(told: Record) -> str:
+    clients = count(told["connections"], "client")
+    deliveries = ", ".join(f"{told[state]} {state}" for state in (WAITING, RELAYING, HELD))
+    draining = "" if told["listening"] else "; empties its directory"
+    return (
+        f"worker {told['worker']:<3} process {told['worker_pid']}, up {span(told['uptime_s'])}, "
+        f"{clients}; {deliveries}{draining}"
+    )
 
 
 def _next_due(due_at: float | None) -> str:
@@ -87,7 +101,7 @@ def _is_id(name: str) -> bool:
 
 def _explain_message(where: Where, name: str, *, as_json: bool) -> int:
     try:
-        message, *parts = control.ask(where.socket, "explain message", message=name).items
+        message, *parts = fleet.ask_one(where.socket, "explain message", name).items
         told = message | {"running": True, "parts": parts}
     except NotRunning as error:
         with where.at_rest(error) as queue:
@@ -115,7 +129,8 @@ def _message_lines(told: Record) -> Iterator[str]:
 
 def _explain_domain(where: Where, domain: str, *, as_json: bool) -> int:
     try:
-        [told] = control.ask(where.socket, "explain domain", domain=domain).items
+        answers = fleet.ask_each(where.socket, "explain domain", domain=domain)
+        told = together.domain([one for answer in answers for one in answer.items])
         told["running"] = True
     except NotRunning as error:
         told = _domain_at_rest(where, domain, error)

@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
+import gevent
 from gevent.server import StreamServer
 
-from gwrelay.errors import ConfigError, StoreFailed, StoreFull
+from gwrelay.board import Column
+from gwrelay.errors import StoreFailed, StoreFull
 from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.message.reply import Reply
 from gwrelay.message.trace import received
 from gwrelay.notation import Endpoint, FreeSpace
+from gwrelay.ports import endpoint_of
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.smtp.session import Discard, Event, Piece, Policy, Session, Submission
@@ -27,12 +30,15 @@ from gwrelay.smtp.session import Discard, Event, Piece, Policy, Session, Submiss
 logger = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 64 * 1024
-_BACKLOG = 1024
 #: Content must come at this many bytes a second at least, the client timeout aside: one
 #: byte now and then would hold a session for ever.
 _MIN_CONTENT_RATE = 500
 #: Seconds for which an answer about free space is good.
 _FREE_SPACE_S = 1.0
+#: Seconds for which a client is left to workers that have fewer.  All of them wait at the same
+#: socket, and without that the first to wake takes as many as it can: 20 sessions at once were
+#: spread over two workers as 20 and 0 again and again; so it is 10 and 10, or 9 and 11.
+_OTHERS_FIRST_S = 0.001
 
 FULL = Reply(452, "4.3.1", "insufficient system storage, try again later")
 FAILED = Reply(451, "4.3.0", "the message could not be stored, try again later")
@@ -49,29 +55,61 @@ class Doors(NamedTuple):
     policy: Policy
     relay_from: Networks
     client_timeout_s: float
+    #: Of all workers.
     max_connections: int
+    #: Where the workers say how many clients each of them has.
+    column: Column
     #: Asked at each MAIL; a Reply refuses the message.
     intake: Callable[[], Reply | None]
     #: Told of each message accepted, and of the client's address.
     accepted: Callable[[Message, str], None]
 
 
-class Listener:
-    """Accepts clients on one address."""
+class _Door(StreamServer):  # type: ignore[misc]
+    """Takes clients from a socket at which other workers may wait, too."""
 
-    def __init__(self, endpoint: Endpoint, queue: Queue, doors: Doors) -> None:
-        """Binds at once; raises ConfigError when the address cannot be had."""
+    def __init__(
+        self,
+        port: socket.socket,
+        serve: Callable[[socket.socket, tuple[str, int]], None],
+        column: Column,
+    ) -> None:
+        super().__init__(port, serve)
+        self._column = column
+        self._has_waited = False
+
+    def do_read(self) -> tuple[socket.socket, tuple[str, int]] | None:
+        """The next client; None when there is none, or when somebody else should have it."""
+        if not self._has_waited and self._column.has_too_many:
+            self._has_waited = True
+            self.stop_accepting()
+            gevent.spawn_later(_OTHERS_FIRST_S, self._go_on)
+            return None
+        self._has_waited = False
+        client: tuple[socket.socket, tuple[str, int]] | None = super().do_read()
+        if client is not None:
+            self._column.add_client()
+        return client
+
+    def _go_on(self) -> None:
+        if self.started:
+            self.start_accepting()
+
+
+class Listener:
+    """Accepts clients at one address."""
+
+    def __init__(self, port: socket.socket, queue: Queue, doors: Doors) -> None:
+        """`port` listens already."""
         self._queue = queue
         self._doors = doors
         self._clients: set[Client] = set()
         self._draining = False
-        self._server = StreamServer(_bind(endpoint), self._serve)
+        self._server = _Door(port, self._serve, doors.column)
 
     @property
     def endpoint(self) -> Endpoint:
-        """The address in use; the port is the real one when 0 was asked for."""
-        host, port = self._server.socket.getsockname()[:2]
-        return Endpoint(host, port)
+        return endpoint_of(self._server.socket)
 
     def start(self) -> None:
         self._server.start()
@@ -98,10 +136,16 @@ class Listener:
             client.end(STOPPING)
 
     def _serve(self, sock: socket.socket, peer: tuple[str, int]) -> None:
-        address = _plain_address(peer[0])
-        if len(self._clients) >= self._doors.max_connections:
-            _send_and_close(sock, TOO_MANY.encode())
-            return
+        column = self._doors.column
+        try:
+            if column.everybodys_clients > self._doors.max_connections:
+                _send_and_close(sock, TOO_MANY.encode())
+            else:
+                self._converse(sock, _plain_address(peer[0]))
+        finally:
+            column.remove_client()
+
+    def _converse(self, sock: socket.socket, address: str) -> None:
         client = Client(sock, address, self._queue, self._doors)
         self._clients.add(client)
         try:
@@ -295,24 +339,6 @@ class FreeSpaceGate:
         elif self._refusal and not refusal:
             logger.warning("taking mail again: %d bytes free", free_bytes)
         self._refusal = refusal
-
-
-def _bind(endpoint: Endpoint) -> socket.socket:
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted sockets inherit it; gevent's server does not set it, and each reply would
-        # wait for the client's delayed acknowledgement.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((endpoint.host, endpoint.port))
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
-    return sock
 
 
 def _send_and_close(sock: socket.socket, octets: bytes) -> None:

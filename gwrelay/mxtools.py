@@ -1,7 +1,7 @@
 """`gwrelay mx ...`: where mail for a domain goes, and which hosts a gateway leaves alone.
 
-`lookup` asks name servers itself; the others ask a running gateway (control.py), whose answers
-are mxadmin.py's.  Each command prints and returns its exit status.
+`lookup` asks name servers itself; the others ask a running gateway's workers (fleet.py), whose
+answers are mxadmin.py's.  Each command prints and returns its exit status.
 """
 
 import random
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gwrelay import control
+from gwrelay import fleet, together
 from gwrelay.config import TABLE, Settings, admin_path
-from gwrelay.errors import ConfigError, NotRunning
+from gwrelay.errors import CommandFailed, ConfigError, NotRunning
 from gwrelay.mx.candidates import Candidate, make_plan
 from gwrelay.mx.exchanges import (
     Answer,
@@ -86,7 +86,7 @@ def _ask(resolver: DNSResolver, question: Question, asked: list[_Asked]) -> Answ
 def _marks(path: str) -> list[dict[str, Any]] | None:
     """The running gateway's; None when there is none."""
     with suppress(NotRunning):
-        return control.ask(path, "mx bad").items
+        return _bad(path)
     return None
 
 
@@ -228,23 +228,47 @@ def _plan_lines(told: Mapping[str, Any]) -> Iterator[str]:
 
 def cache(path: str, domains: Sequence[str], *, as_json: bool) -> int:
     """Print what is remembered."""
-    entries = control.ask(path, "mx cache", domains=list(domains)).items
+    answers = fleet.ask_each(path, "mx cache", domains=list(domains))
+    entries = together.entries(one for answer in answers for one in answer.items)
     print_told({"entries": entries}, map(_entry_line, entries), as_json=as_json)
     return 0
 
 
 def bad(path: str, *, as_json: bool) -> int:
     """Print the running marks, the one that ends first at the top."""
-    marks = sorted(control.ask(path, "mx bad").items, key=lambda mark: float(mark["until"]))
+    marks = sorted(_bad(path), key=lambda mark: float(mark["until"]))
     print_told({"marks": marks}, map(_mark_line, marks), as_json=as_json)
     return 0
 
 
+def _bad(path: str) -> list[dict[str, Any]]:
+    answers = fleet.ask_each(path, "mx bad")
+    return together.marks(one for answer in answers for one in answer.items)
+
+
 def flush(path: str, domains: Sequence[str], *, as_json: bool) -> int:
     """Forget these, or all."""
-    flushed = control.ask(path, "mx flush", domains=list(domains)).result
-    print_told(flushed, [f"forgot {flushed['flushed']} names"], as_json=as_json)
+    if domains:
+        unknown = [domain for domain in domains if not _flushed(path, domain)]
+        if unknown:
+            raise CommandFailed(1, f"nothing is remembered of {', '.join(unknown)}")
+        flushed = len(domains)
+    else:
+        answers = fleet.ask_each(path, "mx flush", domains=[])
+        flushed = sum(answer.result["flushed"] for answer in answers)
+    print_told({"flushed": flushed}, [f"forgot {flushed} names"], as_json=as_json)
     return 0
+
+
+def _flushed(path: str, domain: str) -> bool:
+    """One at a time: each worker knows domains that another one does not."""
+    try:
+        fleet.ask_each(path, "mx flush", domains=[domain])
+    except CommandFailed as refusal:
+        if refusal.exit_status != 1:
+            raise
+        return False
+    return True
 
 
 def mark_bad(path: str, host: str, lasts: str | None, *, as_json: bool) -> int:
@@ -256,7 +280,9 @@ def mark_bad(path: str, host: str, lasts: str | None, *, as_json: bool) -> int:
             for_s = kind.read(lasts)
         except ValueError as error:
             raise ConfigError(f"--for: {lasts!r} {error}; {kind.right}") from None
-    marked = control.ask(path, "mx mark-bad", host=host, for_s=for_s).result
+    answers = fleet.ask_each(path, "mx mark-bad", host=host, for_s=for_s)
+    known = {address for answer in answers for address in answer.result["addresses"]}
+    marked = answers[0].result | {"addresses": sorted(known)}
     where = f" ({', '.join(marked['addresses'])})" if marked["addresses"] else ""
     print_told(marked, [f"{host}{where} is left alone for {marked['for_s']:g} s"], as_json=as_json)
     return 0
@@ -264,7 +290,7 @@ def mark_bad(path: str, host: str, lasts: str | None, *, as_json: bool) -> int:
 
 def mark_good(path: str, host: str, *, as_json: bool) -> int:
     """Forget the marks of `host`."""
-    marked = control.ask(path, "mx mark-good", host=host).result
+    marked = fleet.ask_each(path, "mx mark-good", host=host)[0].result
     print_told(marked, [f"{host} bears no mark any more"], as_json=as_json)
     return 0
 

@@ -109,10 +109,10 @@ def worker_directories(directory: str) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"--spool {directory}: {reason}; name serve's --spool") from None
-    # One that was never written to has its lock alone.
-    if any(name == "lock" or name.endswith(".segment") for name in names):
-        return [top.absolute()]
     found = [name for name in names if name.startswith("worker-") and (top / name).is_dir()]
+    # One that was never written to has its lock alone; the directory of them all has one too.
+    if any(name.endswith(".segment") or (name == "lock" and not found) for name in names):
+        return [top.absolute()]
     if not found:
         raise ConfigError(f"--spool {directory}: no spool, it holds no worker-0")
     return [top / name for name in sorted(found, key=lambda name: (len(name), name))]

@@ -1,26 +1,28 @@
 """`gwrelay queue ...`: what waits, and what an operator does about it.
 
-A running gateway is asked (control.py); its answers are queueadmin.py's and queueverbs.py's.
+A running gateway's workers are asked (fleet.py), with queueadmin.py's and queueverbs.py's answers.
 Where none runs, those commands that only look read the spool themselves.  Each prints, and
 returns its exit status.
 """
 
+import heapq
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import click
 import msgspec
 
-from gwrelay import control
+from gwrelay import fleet, together
 from gwrelay.errors import CommandFailed, ConfigError, NotRunning
-from gwrelay.message.envelope import message_id
+from gwrelay.message.envelope import message_id, message_name
 from gwrelay.printing import at, count, plain, print_told, span
 from gwrelay.queue.standing import HELD, RELAYING, WAITING
 from gwrelay.queueitems import Record, Tally, full_record, message_record, part_record
 from gwrelay.queueoffline import QueueAtRest
-from gwrelay.selection import read_selection
+from gwrelay.selection import Selection, read_selection
 
 NO_MATCH_STATUS = 1
 
@@ -64,16 +66,25 @@ def listed(where: Where, words: Sequence[str], limit: int | None, *, as_json: bo
 
 
 def _records(where: Where, words: Sequence[str], limit: int | None) -> Iterator[Record]:
-    arguments = {"words": list(words), "limit": limit}
+    wanted = read_selection(words)
     try:
-        yield from control.stream(where.socket, "queue list", **arguments)
+        of_workers = fleet.stream_each(where.socket, "queue list", words=list(words), limit=limit)
+        yield from islice(heapq.merge(*of_workers, key=_order(wanted)), limit)
     except NotRunning as error:
         with where.at_rest(error) as queue:
-            parts = (part for found in queue.walk(read_selection(words)) for part in found.parts)
+            parts = (part for found in queue.walk(wanted) for part in found.parts)
             for n, part in enumerate(parts):
                 if n == limit:
                     return
                 yield part_record(part)
+
+
+def _order(wanted: Selection) -> Callable[[Record], Any]:
+    """How each worker lists: as ids were given, or the oldest first."""
+    if not wanted.ids:
+        return lambda record: record["id"]
+    places = {message_name(key): place for place, key in enumerate(wanted.ids)}
+    return lambda record: places[record["id"]]
 
 
 _HEADING = (
@@ -108,7 +119,8 @@ def summary(where: Where, words: Sequence[str], limit: int | None, *, as_json: b
 
 def _tallied(where: Where, words: Sequence[str]) -> Iterable[Record]:
     try:
-        return control.ask(where.socket, "queue summary", words=list(words)).items
+        answers = fleet.ask_each(where.socket, "queue summary", words=list(words))
+        return together.tallies(record for answer in answers for record in answer.items)
     except NotRunning as error:
         tally = Tally()
         with where.at_rest(error) as queue:
@@ -145,7 +157,7 @@ def show(where: Where, name: str, *, as_json: bool) -> int:
     """Print all that is known of a message."""
     _check_id(name)
     try:
-        told = control.ask(where.socket, "queue show", message=name).result
+        told = fleet.ask_one(where.socket, "queue show", name).result
     except NotRunning as error:
         with where.at_rest(error) as queue:
             told = shown_at_rest(queue, name)
@@ -218,7 +230,7 @@ def cat(where: Where, name: str) -> int:
     _check_id(name)
     out = sys.stdout.buffer
     try:
-        for piece in control.stream(where.socket, "queue cat", message=name):
+        for piece in fleet.stream_one(where.socket, "queue cat", name):
             out.write(msgspec.convert(piece, bytes))
     except NotRunning as error:
         with where.at_rest(error) as queue:
@@ -254,9 +266,8 @@ def carry_out(
     arguments: dict[str, Any] = {"words": list(words), "everything": everything}
     if verb == "hold":
         arguments["reason"] = reason
-    told: Record = {}
-    for so_far in control.stream(where.socket, f"queue {verb}", dry_run=dry_run, **arguments):
-        told = so_far
+    answers = fleet.ask_each(where.socket, f"queue {verb}", dry_run=dry_run, **arguments)
+    told = together.done([answer.items[-1] for answer in answers])
     print_told(told, _verb_lines(told), as_json=as_json)
     return 0 if told["deliveries"] and not told["absent"] else NO_MATCH_STATUS
 

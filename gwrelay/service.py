@@ -2,26 +2,24 @@
 
 import gc
 import logging
-import os
-import resource
 import signal
 import socket
-import stat
 import threading
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import gevent
-from gevent.event import Event as Wakeup
 
 from gwrelay import events, suspensionfile
 from gwrelay.admin import Admin, Handler
-from gwrelay.config import Settings, admin_path
+from gwrelay.config import MOST_WORKERS, Settings, admin_path
+from gwrelay.control import worker_socket
 from gwrelay.diagnostics import reopen_log, start_log
-from gwrelay.errors import ConfigError, StoreFailed
+from gwrelay.errors import ConfigError, GatewayError, StoreFailed
 from gwrelay.events import EventLog
 from gwrelay.explainadmin import explain_handlers
+from gwrelay.handover import Handover
 from gwrelay.lastwords import LastWords
 from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message import outcome
@@ -30,10 +28,11 @@ from gwrelay.message.outcome import Outcome
 from gwrelay.mxadmin import mx_handlers
 from gwrelay.mxsetup import build_calculator
 from gwrelay.outbound import build_limits, build_security, warn_of_passwords
+from gwrelay.ports import endpoint_of, log_ready
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.retry import RetryPolicy
-from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.queue.spoolstore import SpoolStore, open_spool, remove_spool
 from gwrelay.queueadmin import queue_handlers
 from gwrelay.queueverbs import verb_handlers
 from gwrelay.relay.explained import Explainer
@@ -42,8 +41,10 @@ from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
 from gwrelay.relay.suspensions import Suspensions
 from gwrelay.smtp.session import Policy
+from gwrelay.spooldirectory import close_to_others, worker_directory
 from gwrelay.suspendadmin import suspend_handlers
 from gwrelay.waiting import for_greenlets
+from gwrelay.worker import Place, alone, take_place
 
 logger = logging.getLogger(__name__)
 
@@ -55,42 +56,70 @@ _CHECK_EVERY_S = 1.0
 #: what is ready at once keeps the loop busy for less than 20 ms (bench/mx.py).
 _REFRESHERS = 4
 
-#: Files a process has open besides its sessions: log segments, events, the resolver.
-_OTHER_FILES = 200
+#: Seconds between two looks at whether a directory is drained.
+_DRAINED_EVERY_S = 0.5
 
 
-def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the exit status.  Raises ConfigError when it cannot start."""
-    log = start_log(settings.log, settings.log_level)
-    _raise_file_limit(settings)
-    service = Service(settings)
-    stop = Wakeup()
+def serve(settings: Settings, number: int, handover: Handover | None) -> int:
+    """Be worker `number` until SIGTERM or SIGINT; the exit status.  None: without a supervisor.
+
+    Raises GatewayError when it cannot start; where there is a supervisor, that one says so.
+    """
+    if handover is None:
+        return _work(settings, alone(number, settings))
+    place = take_place(number, handover, settings)
+    try:
+        return _work(settings, place)
+    except GatewayError as error:
+        place.say_failed(str(error), error.exit_status)
+        return error.exit_status
+
+
+def _work(settings: Settings, place: Place) -> int:
+    log = start_log(settings.log, settings.log_level, place.tag)
+    service = Service(settings, place)
+    stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     gevent.signal_handler(signal.SIGHUP, service.reopen_files, log)
+    listening = gevent.spawn(place.listen)
+    place.say_ready(service.last_id)
+    gevent.wait((place.go, stop), count=1)
+    if not place.go.is_set():
+        service.close()
+        return 0
     service.start()
-    stop.wait()
+    if place.drains:
+        service.wait_until_drained(stop)
+    else:
+        stop.wait()
     service.stop()
+    if not stop.is_set():
+        service.remove_spool()
+    listening.kill()
     return 0
 
 
 class Service:
-    """One gateway: spool, queue, manager, calculator, listeners."""
+    """One worker: spool, queue, manager, calculator, listeners."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, place: Place) -> None:
         self._settings = settings
+        self._place = place
         self._security = build_security(settings)
-        warn_of_passwords(settings)
+        if place.number == 0:  # once for all of them
+            warn_of_passwords(settings)
         if settings.source:
             _check_source(settings.source)
-        directory = _own_directory(settings.spool)
         self._suspensions = Suspensions(time.time, suspensionfile.read(settings.spool))
         self.events = EventLog(settings.events)
         self._last_words = LastWords()
+        self._directory = worker_directory(Path(settings.spool), place.number)
         try:
             self._log = open_spool(
-                directory,
+                self._directory,
                 **for_greenlets(),
+                share=(place.number, MOST_WORKERS),
                 lazy=True,
                 segment_bytes=settings.segment_size_bytes,
                 compact_ratio=settings.compact_ratio_share,
@@ -98,7 +127,6 @@ class Service:
             )
         except StoreFailed as error:
             raise ConfigError(f"--spool {settings.spool}: {error}") from error
-        _close_to_others(directory.parent)
         self._queue = Queue(
             SpoolStore(self._log),
             retry=RetryPolicy(
@@ -128,22 +156,28 @@ class Service:
             settings.relay_from,
             settings.client_timeout_s,
             settings.max_connections,
+            place.column,
             FreeSpaceGate(settings.spool, settings.min_free_space),
             self._accepted,
         )
-        self._listeners = [Listener(at, self._queue, doors) for at in settings.listen]
-        self._calculator = build_calculator(settings, [w.endpoint for w in self._listeners])
+        ports = [] if place.drains else place.ports
+        self._listeners = [Listener(port, self._queue, doors) for port in ports]
+        self._calculator = build_calculator(settings, [endpoint_of(port) for port in place.ports])
         self._manager = self._build_manager()
-        self._admin = Admin(admin_path(settings.admin, settings.spool), self._handlers())
+        self._admin = Admin(
+            worker_socket(admin_path(settings.admin, settings.spool), place.number),
+            self._handlers(),
+        )
         self._stopping = threading.Event()
         self._loops: list[gevent.Greenlet] = []
 
     def start(self) -> None:
         """Spawn every loop, then accept; what waits in the spool is loaded meanwhile."""
+        self._log.give_out_above(self._place.ids_above)
         helper = RelayStateHelper(self._manager, _CHECK_EVERY_S)
         refreshing = [self._calculator.run] * _REFRESHERS
         loops = (self._log.run, *refreshing, self.events.run, helper.run, self._queue.load)
-        for loop in loops:
+        for loop in (*loops, self._place.beat):
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The
         # containers that what waits is put into are among it, and hold nothing that the
@@ -151,10 +185,34 @@ class Service:
         gc.collect()
         gc.freeze()
         self._admin.start()
+        if self._listeners:
+            self._place.column.open()
         for listener in self._listeners:
             listener.start()
-        addresses = ", ".join(str(listener.endpoint) for listener in self._listeners)
-        logger.info("ready: listening on %s; loading what the spool holds", addresses)
+        self._place.say_begun()
+        if self._place.is_alone:
+            close_to_others(Path(self._settings.spool))
+            log_ready(self._place.ports)
+
+    @property
+    def last_id(self) -> int:
+        """No message here ever had an id above it."""
+        return self._log.last_key
+
+    def wait_until_drained(self, stop: threading.Event) -> None:
+        """Until nothing is left to be relayed, held mail included, or `stop` comes first."""
+        while not stop.wait(_DRAINED_EVERY_S):
+            if self._queue.is_loaded and not len(self._queue) and self._manager.is_idle:
+                return
+
+    def remove_spool(self) -> None:
+        """After close(): take the directory away, and have this worker wanted no more."""
+        if len(self._log):
+            return  # a report came just then: the next life delivers it
+        reason = remove_spool(self._directory)
+        if reason:
+            logger.warning("%s is empty, and left where it is: %s", self._directory, reason)
+        self._place.say_drained()
 
     def reopen_files(self, log: logging.Handler) -> None:
         """SIGHUP: somebody renamed the log and the events, to keep them."""
@@ -176,14 +234,18 @@ class Service:
         self._stopping.set()
         self._manager.wake()
         gevent.joinall(self._loops, timeout=1)
-        self._admin.close()
-        self._queue.close()
-        self.events.close()
+        self.close()
         logger.info(
             "stopped; %s%d deliveries waiting",
             "" if self._queue.is_loaded else "still loading; at least ",
             len(self._queue),
         )
+
+    def close(self) -> None:
+        """Let go of everything; all that is settled is durable on return."""
+        self._admin.close()
+        self._queue.close()
+        self.events.close()
 
     def _build_manager(self) -> SmartHostESMTPRelayingManager:
         settings = self._settings
@@ -226,7 +288,10 @@ class Service:
             **queue_handlers(queue, explainer, words),
             **verb_handlers(queue),
             **suspend_handlers(manager.sites, self._settings.spool),
-            **explain_handlers(queue, manager, explainer, words, self._listeners),
+            **explain_handlers(
+                *(queue, manager, explainer, words, self._listeners),
+                *(self._place.number, self._place.gateway_pid),
+            ),
         }
 
     def _accepted(self, message: Message, client: str) -> None:
@@ -274,53 +339,3 @@ def _stage_timeouts(settings: Settings) -> dict[str, float]:
         outcome.RSET: settings.rset_timeout_s,
         outcome.QUIT: settings.quit_timeout_s,
     }
-
-
-def _own_directory(path: str) -> Path:
-    """The worker's directory inside `path`.
-
-    Refuses one that belongs to somebody else, or that holds other things: closing a
-    stranger's directory to everybody would be no service.
-    """
-    top = Path(path)
-    try:
-        top.mkdir(mode=0o700, parents=True, exist_ok=True)
-        about = top.stat()
-        sockets = {e.name for e in os.scandir(top) if stat.S_ISSOCK(e.stat().st_mode)}
-        names = os.listdir(top)
-    except OSError as error:
-        raise ConfigError(f"--spool {path}: {error.strerror}") from error
-    if not stat.S_ISDIR(about.st_mode):
-        raise ConfigError(f"--spool {path}: not a directory")
-    if about.st_uid != os.geteuid():
-        raise ConfigError(f"--spool {path}: belongs to user {about.st_uid}, not to us")
-    # Ours, from this life or one that kill -9 ended.
-    ours = {*sockets, suspensionfile.NAME, suspensionfile.NAME + ".new"}
-    names = [name for name in names if name not in ours]
-    strange = [n for n in names if not n.startswith("worker-") and n != "lost+found"]
-    if strange:
-        raise ConfigError(f"--spool {path}: not a spool, it holds {sorted(strange)[0]!r}")
-    return top / "worker-0"
-
-
-def _close_to_others(top: Path) -> None:
-    """When it is known that the spool is for us: one of a newer program is left as it is."""
-    if top.stat().st_mode & 0o077:
-        logger.warning("spool %s was open to others; its mode is 0700 now", top)
-        top.chmod(0o700)
-
-
-def _raise_file_limit(settings: Settings) -> None:
-    """As many open files as the system allows; says so when that is too few."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = settings.concurrency + settings.max_connections + _OTHER_FILES
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        logger.warning(
-            "the limit of open files is %d; --concurrency %d and --max-connections %d may need "
-            "%d: raise it, or lower these",
-            hard,
-            settings.concurrency,
-            settings.max_connections,
-            needed,
-        )

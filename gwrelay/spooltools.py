@@ -207,7 +207,8 @@ def _each_alone(directory: str, work: Callable[[Path], None]) -> int:
     of them."""
     paths = worker_directories(directory)
     try:
-        for path in paths:
+        # A worker that is just being started again has let go of its own.
+        for path in (Path(directory).absolute(), *paths):
             pid = holder_of(path)
             if pid is not None:
                 raise _InUse(path, pid)

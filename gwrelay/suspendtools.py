@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gwrelay import control, suspensionfile
+from gwrelay import fleet, suspensionfile, together
 from gwrelay.config import TABLE
 from gwrelay.errors import ConfigError, NotRunning
 from gwrelay.notation import read_destination
@@ -19,8 +19,9 @@ def add(path: str, what: str, lasts: str, reason: str, *, as_json: bool) -> int:
     except ValueError as error:
         raise ConfigError(f"--for: {lasts!r} {error}; {kind.right}") from None
     word, name = _key(what)
-    added = control.ask(path, "suspend add", kind=word, name=name, for_s=for_s, reason=reason)
-    print_told(added.result, [_line(added.result)], as_json=as_json)
+    answers = fleet.ask_each(path, "suspend add", kind=word, name=name, for_s=for_s, reason=reason)
+    [added] = together.suspended(answer.result for answer in answers)
+    print_told(added, [_line(added)], as_json=as_json)
     return 0
 
 
@@ -31,7 +32,8 @@ def listed(path: str, directory: str | None, *, as_json: bool) -> int:
     """
     status = 0
     try:
-        found = control.ask(path, "suspend list").items
+        answers = fleet.ask_each(path, "suspend list")
+        found = together.suspended(one for answer in answers for one in answer.items)
     except NotRunning as error:
         if directory is None:
             raise
@@ -46,7 +48,8 @@ def cancel(path: str, words: Sequence[str], *, everything: bool, as_json: bool) 
     if everything == bool(words):
         raise ConfigError("suspend cancel: name what is suspended, or give --all")
     keys = [_key(word) for word in words]
-    ended = control.ask(path, "suspend cancel", keys=keys, everything=everything).result
+    answers = fleet.ask_each(path, "suspend cancel", keys=keys, everything=everything)
+    ended = max((answer.result for answer in answers), key=lambda one: int(one["ended"]))
     print_told(ended, [f"ended {count(ended['ended'], 'suspension')}"], as_json=as_json)
     return 0
 

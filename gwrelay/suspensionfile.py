@@ -12,9 +12,7 @@ import msgspec
 
 from gwrelay.errors import ConfigError
 from gwrelay.relay.suspensions import Suspended
-
-#: In the directory that serve is given as --spool.
-NAME = "suspensions.json"
+from gwrelay.spooldirectory import SUSPENSIONS
 
 
 def read(directory: str | os.PathLike[str]) -> list[Suspended]:
@@ -22,7 +20,7 @@ def read(directory: str | os.PathLike[str]) -> list[Suspended]:
 
     Raises ConfigError when it cannot be read, for mail might go that should not.
     """
-    path = Path(directory, NAME)
+    path = Path(directory, SUSPENSIONS)
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Suspended])
     except FileNotFoundError:
@@ -36,7 +34,9 @@ def read(directory: str | os.PathLike[str]) -> list[Suspended]:
 
 def write(directory: str | os.PathLike[str], suspended: list[Suspended]) -> None:
     """Durable on return; raises OSError, and then the old ones stand there still."""
-    path, new = Path(directory, NAME), Path(directory, NAME + ".new")
+    # Each worker is told what is suspended, and writes it.
+    path = Path(directory, SUSPENSIONS)
+    new = path.with_name(f"{SUSPENSIONS}.{os.getpid()}")
     with open(new, "wb", opener=_for_us_alone) as file:
         file.write(msgspec.json.format(msgspec.json.encode(suspended)))
         file.flush()

@@ -21,6 +21,7 @@ from spool.errors import (
     SpoolVersion,
 )
 from spool.frame import Amend, Chunk, Drop, Put, Record
+from spool.removing import remove_if_empty
 from spool.store import Spool
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "SpoolLocked",
     "SpoolOwner",
     "SpoolVersion",
+    "remove_if_empty",
 ]

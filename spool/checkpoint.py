@@ -33,7 +33,7 @@ from spool.errors import CorruptFrame
 from spool.files import Files
 
 NAME = "checkpoint"
-_NEW = "checkpoint.new"
+NEW_NAME = "checkpoint.new"
 _MAGIC = b"SPOOLCKP"
 _VERSION = 1
 _START = struct.Struct("<8sI8s")
@@ -147,10 +147,10 @@ class Writer:
     """
 
     def __init__(self, files: Files, secret: bytes, covered: Covered) -> None:
-        if _NEW in files.names():
-            files.remove(_NEW)  # what a crash left of one
+        if NEW_NAME in files.names():
+            files.remove(NEW_NAME)  # what a crash left of one
         self._files = files
-        self._fd = files.create(_NEW)
+        self._fd = files.create(NEW_NAME)
         self._end = self._synced = 0
         self._crc = 0
         self._start = _start(secret)
@@ -175,7 +175,7 @@ class Writer:
     def finish(self) -> int:
         """It counts on return.  → its bytes."""
         self._files.sync(self._fd)
-        self._files.rename(_NEW, NAME)
+        self._files.rename(NEW_NAME, NAME)
         self._files.sync_directory()
         self._files.close_file(self._fd)
         return self._end
@@ -183,8 +183,8 @@ class Writer:
     def abandon(self) -> None:
         self._files.close_file(self._fd)
         with contextlib.suppress(OSError):
-            if _NEW in self._files.names():  # else it bears its name already
-                self._files.remove(_NEW)
+            if NEW_NAME in self._files.names():  # else it bears its name already
+                self._files.remove(NEW_NAME)
 
 
 def _start(secret: bytes) -> bytes:

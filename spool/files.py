@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from spool.errors import SpoolLocked, SpoolOwner
 
-_LOCK = "lock"
+LOCK = "lock"
 #: Buffers one pwritev takes (IOV_MAX on Linux).
 BUFFERS_AT_ONCE = 1024
 #: What cannot be read is skipped in steps of this many bytes: a page, as the kernel reads.
@@ -54,7 +54,7 @@ class Files:
         file holds our pid for people to read.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(_LOCK, flags, 0o600, dir_fd=self._directory)
+        fd = os.open(LOCK, flags, 0o600, dir_fd=self._directory)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -153,6 +153,15 @@ class Files:
 
     def remove(self, name: str) -> None:
         os.unlink(name, dir_fd=self._directory)
+
+    def remove_directory(self, name: str) -> None:
+        """One in this, which must be empty."""
+        os.rmdir(name, dir_fd=self._directory)
+
+    def remove_itself(self) -> None:
+        """This directory, which must be empty but for the lock."""
+        self.remove(LOCK)
+        os.rmdir(self._path)
 
     def close_file(self, fd: int) -> None:
         os.close(fd)

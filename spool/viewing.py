@@ -8,10 +8,9 @@ import errno
 import logging
 import os
 
-from spool.files import Files
+from spool.files import LOCK, Files
 from spool.quarantine import QUARANTINE
 
-_LOCK = "lock"
 _LOCKS = "/proc/locks"
 #: What st_blocks counts in, whatever the filesystem's own block is.
 _BLOCK_BYTES = 512
@@ -32,7 +31,7 @@ class Viewed(Files):
         A holder in another pid namespace (another container) is not seen.
         """
         try:
-            lock = os.stat(_LOCK, dir_fd=self._directory, follow_symlinks=False)
+            lock = os.stat(LOCK, dir_fd=self._directory, follow_symlinks=False)
             with open(_LOCKS) as locks:
                 return holder_in(locks.read(), lock.st_dev, lock.st_ino)
         except OSError:

@@ -106,12 +106,12 @@ def test_a_file_that_cannot_be_read_is_status_2_and_named(tmp_path, capsys):
 
 
 def serve_raising(exception):
-    """`gwrelay serve` in its own process, where the service ends with this exception."""
+    """`gwrelay serve` in its own process, where the supervisor ends with this exception."""
     return python(
         "-c",
-        "import sys, types; service = types.ModuleType('gwrelay.service')\n"
-        f"def serve(settings): raise {exception}\n"
-        "service.serve = serve; sys.modules['gwrelay.service'] = service\n"
+        "import sys, types; supervisor = types.ModuleType('gwrelay.supervisor')\n"
+        f"def serve(settings, config, command): raise {exception}\n"
+        "supervisor.serve = serve; sys.modules['gwrelay.supervisor'] = supervisor\n"
         "from gwrelay.cli import run; sys.exit(run(['serve', '--spool', 's']))",
     )
 
@@ -214,7 +214,8 @@ LOADED = "import sys; print(sorted(m for m in ('gevent', 'rich', 'click') if m i
         (["--help"], "['click']"),
         (["version"], "['click']"),
         (["check-config", "--spool", "s"], "['click']"),
-        (["serve", "--help"], "['click', 'gevent']"),
+        (["serve", "--help"], "['click']"),
+        (["serve", "--worker", "0", "--help"], "['click', 'gevent']"),
     ],
 )
 def test_only_commands_that_run_greenlets_load_gevent(arguments, loaded):
@@ -230,7 +231,12 @@ def test_only_commands_that_run_greenlets_load_gevent(arguments, loaded):
 
 @pytest.mark.parametrize(
     ("arguments", "patched"),
-    [(["serve", "--help"], "True"), (["demo", "--help"], "True"), (["version"], "False")],
+    [
+        (["serve", "--worker", "0", "--help"], "True"),
+        (["demo", "--help"], "True"),
+        (["serve", "--help"], "False"),
+        (["version"], "False"),
+    ],
 )
 def test_the_patch_comes_before_every_other_import(arguments, patched):
     # click is imported by cli.py alone: whatever `socket` is by then, everything of ours sees.

@@ -1,6 +1,9 @@
 """The event log: one JSON object a line, for machines."""
 
+import errno
+import fcntl
 import json
+import os
 
 import pytest
 
@@ -74,6 +77,45 @@ def test_events_wait_for_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "missing").mkdir()
     log.close()
     assert [event["n"] for event in lines(tmp_path / "missing" / "events")] == [1]
+
+
+def test_what_one_worker_has_begun_to_write_is_ended_before_another_writes(tmp_path, monkeypatch):
+    path = tmp_path / "events"
+    one, other = EventLog(str(path)), EventLog(str(path))
+    one.write({"n": 1})
+    one.write({"n": 2})
+    other.write({"n": 3})
+    write, room = os.write, [12]  # bytes: the first line and a part of the second
+
+    def short(descriptor, octets):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        count = write(descriptor, octets[: room[0]])
+        room[0] -= count
+        return count
+
+    with monkeypatch.context() as full:
+        full.setattr(events.os, "write", short)
+        one.flush()
+        room[0] = 1000
+        other.flush()
+        assert path.read_bytes() == b'{"n":1}\n{"n"'
+    one.flush()
+    other.close()
+    assert [event["n"] for event in lines(path)] == [1, 2, 3]
+
+
+def test_the_last_events_wait_for_the_turn_of_another_worker(tmp_path, monkeypatch):
+    path = tmp_path / "events"
+    log = EventLog(str(path))
+    log.write({"n": 1})
+    with path.open("a") as elsewhere:
+        fcntl.flock(elsewhere, fcntl.LOCK_EX)
+        log.flush()
+        assert path.read_text() == ""
+        monkeypatch.setattr(events.time, "sleep", lambda _: fcntl.flock(elsewhere, fcntl.LOCK_UN))
+        log.close()
+    assert [event["n"] for event in lines(path)] == [1]
 
 
 def test_without_a_file_there_is_nothing_to_write_to():

@@ -15,10 +15,12 @@ from ipaddress import ip_network
 
 import gevent
 
+from gwrelay.board import Board
 from gwrelay.errors import StoreFailed, StoreFull
 from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message.reply import Reply
 from gwrelay.notation import Endpoint, FreeSpace
+from gwrelay.ports import open_ports
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.smtp.session import PIECE_BYTES, Policy
@@ -51,6 +53,8 @@ class Store(MemoryStore):
 
 store = Store()
 queue = Queue(store)
+column = Board(-1, 1).column(0)
+column.open()
 
 
 def listen(**changes):
@@ -60,10 +64,12 @@ def listen(**changes):
         relay_from=[ip_network("127.0.0.0/8")],
         client_timeout_s=20.0,
         max_connections=10,
+        column=column,
         intake=lambda: None,
         accepted=lambda message, client: accepted.append((message, client)),
     )
-    listener = Listener(Endpoint("127.0.0.1", 0), queue, Doors(**(settings | changes)))
+    [port] = open_ports([Endpoint("127.0.0.1", 0)])
+    listener = Listener(port, queue, Doors(**(settings | changes)))
     listener.start()
     return listener
 

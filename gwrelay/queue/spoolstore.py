@@ -152,6 +152,13 @@ def open_spool(directory: str | os.PathLike[str], **options: Any) -> spool.Spool
         return spool.Spool(directory, key_name=message_name, **options)
 
 
+def remove_spool(directory: str | os.PathLike[str]) -> str:
+    """Take away the spool in `directory`, where nothing is left in it.  → "" when it is gone, else
+    what it is kept for, in words.  Raises StoreFailed."""
+    with _translated():
+        return spool.remove_if_empty(directory)
+
+
 @contextmanager
 def _translated(message_id: int = 0) -> Iterator[None]:
     try:

@@ -67,7 +67,7 @@ def traced(start_gateway: StartGateway, tmp_path: Path) -> Iterator[tuple[Gatewa
     command = [program("strace"), "-f", "-y", "-s", "64", "-e", f"trace={wanted}"]
     trace = tmp_path / "trace"
     strace = Program(
-        [*command, "-o", str(trace), "-p", str(gateway.process.popen.pid)], tmp_path / "strace.log"
+        [*command, "-o", str(trace), "-p", str(gateway.worker_pid)], tmp_path / "strace.log"
     )
     try:
         strace.await_ready(lambda: "attached" in strace.output)

@@ -22,7 +22,7 @@ def test_four_messages_of_100_mb_at_once_cost_a_bounded_amount_of_memory(
 ) -> None:
     with DigestSink() as sink:
         gateway = start_gateway("--smarthost", sink.spec, "--max-message-size", "120M")
-        pid = gateway.process.popen.pid
+        pid = gateway.worker_pid
         send_large(gateway.port, "first@large.example", BLOCK, 1)
         gateway.wait_for("delivered")
         idle_mb = resident_mb(pid, "VmRSS")

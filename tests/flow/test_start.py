@@ -33,7 +33,7 @@ def test_an_open_directory_of_ours_is_closed_to_others_with_a_warning(
     spool.chmod(0o755)
     gateway = start_gateway(spool=spool)
     assert stat.S_IMODE(spool.stat().st_mode) == 0o700
-    assert f"WARNING gwrelay.service: spool {spool} was open to others" in gateway.log
+    assert f"WARNING gwrelay.spooldirectory: spool {spool} was open to others" in gateway.log
 
 
 def test_a_directory_with_other_things_in_it_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The gateway as its operators run it: its own process, a spool, an events file.
+"""The gateway as its operators run it: its own processes, a spool, an events file.
 
 with Gateway(tmp_path, "--smarthost", peer.spec) as gateway:
     submit(gateway.port, "a@x.example", ["b@y.example"], content)
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
-from support.processes import Program, await_true
+from support.processes import Program, await_true, children
 
 Event = dict[str, Any]
 
@@ -83,6 +83,16 @@ class Gateway:
     def process(self) -> Program:
         assert self.running is not None, "the gateway was never started"
         return self.running
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Of the processes that carry mail; `process` is the one which watches them."""
+        return children(self.process.popen.pid)
+
+    @property
+    def worker_pid(self) -> int:
+        [pid] = self.worker_pids
+        return pid
 
     @property
     def log(self) -> str:

@@ -97,6 +97,14 @@ def accepts(host: str, port: int) -> bool:
         return sock.connect_ex((host, port)) == 0
 
 
+def children(pid: int) -> list[int]:
+    """The processes that it has started, and that have not ended."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
 class Program:
     """A running program: its output in a file, and an orderly end.
 
