@@ -8,14 +8,13 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from support.fake_gateway import LAST_ID
-from support.processes import Program, await_true, children
+from support.processes import Program, await_true, children, has_open
 
 _TESTS = Path(__file__).resolve().parent
 
@@ -89,14 +88,6 @@ def supervised(tmp_path: Path) -> Iterator[Supervised]:
     yield one
     if one.program is not None:
         one.program.stop(signal.SIGKILL)
-
-
-def has_open(pid: int, path: Path) -> bool:
-    links = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(link))
-    return str(path) in links
 
 
 def gone(pids: list[int]) -> bool:

@@ -1,17 +1,15 @@
 """`gwrelay status`, `queue`, `explain`: beside a running gateway, and on its spool without one."""
 
-import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gwrelay.message.envelope import message_name
 from support.clients import submit
-from support.commands import gwrelay
+from support.commands import gwrelay, lines, listed, said
 from support.dns_server import DNSServer
 from support.gateway import Gateway, StartGateway
 from support.peer import STALL, Peer
@@ -46,19 +44,6 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with Gateway(tmp_path_factory.mktemp("idle"), "--resolver", "127.0.0.1:9") as running:
         yield running
     assert "Traceback" not in running.log, running.log
-
-
-def lines(*arguments: str, status: int = 0, at: Gateway | None = None) -> list[str]:
-    return gwrelay(*arguments, status=status, at=at).stdout.decode().splitlines()
-
-
-def said(*arguments: str, status: int = 0, at: Gateway | None = None) -> Any:
-    return json.loads(gwrelay(*arguments, "--json", status=status, at=at).stdout)
-
-
-def listed(*words: str, at: Gateway, status: int = 0) -> list[dict[str, Any]]:
-    found = lines("queue", "list", *words, "--json", at=at, status=status)
-    return [json.loads(line) for line in found]
 
 
 def add(gateway: Gateway, *recipients: str, reverse_path: str = "me@a.example") -> str:

@@ -15,41 +15,18 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from spool.segment import SECRET_BYTES, VERSION, Header, header_block, name_of
 from support.clients import Load, submit
+from support.commands import gwrelay, listed, said
 from support.gateway import Gateway, StartGateway, expected_once
 from support.peer import Peer
-from support.processes import await_true, need_root
+from support.processes import await_true, has_open, need_root
 
 TWO = ("--workers", "2")
 SENDER = "me@here.example"
-
-
-def gwrelay(*arguments: str, at: Gateway, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command; AssertionError unless it ends with `status`."""
-    environment = {name: text for name, text in os.environ.items() if "GWRELAY" not in name}
-    done = subprocess.run(
-        [sys.executable, "-m", "gwrelay", *arguments, "--spool", str(at.spool)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
-    return done
-
-
-def said(*arguments: str, at: Gateway, status: int = 0) -> Any:
-    return json.loads(gwrelay(*arguments, "--json", at=at, status=status).stdout)
-
-
-def listed(*words: str, at: Gateway) -> list[dict[str, Any]]:
-    lines = gwrelay("queue", "list", *words, "--json", at=at).stdout.splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @contextlib.contextmanager
@@ -66,6 +43,15 @@ def sessions(gateway: Gateway, count: int) -> Iterator[list[smtplib.SMTP]]:
             client.ehlo("client.example")
             clients.append(client)
         yield clients
+
+
+def submitted(gateway: Gateway, count: int) -> list[str]:
+    """Messages by ten sessions at once, which both workers take; their recipients."""
+    recipients = [f"u{n}@there.example" for n in range(count)]
+    with sessions(gateway, 10) as clients:
+        for n, recipient in enumerate(recipients):
+            clients[n % 10].sendmail(SENDER, [recipient], "Subject: x\r\n\r\nx\r\n")
+    return recipients
 
 
 def names_in(directory: Path) -> set[str]:
@@ -93,9 +79,7 @@ def test_both_workers_carry_mail_and_keep_it_in_directories_of_their_own(
 ) -> None:
     peer.always("RCPT", "450 4.2.0 later")
     gateway = start_gateway("--smarthost", peer.spec, *TWO)
-    with sessions(gateway, 10) as clients:
-        for n, client in enumerate(clients):
-            client.sendmail(SENDER, [f"u{n}@there.example"], "Subject: x\r\n\r\nx\r\n")
+    recipients = submitted(gateway, 10)
     gateway.wait_for("deferred", count=10)
     assert names_in(gateway.spool) == {"worker-0", "worker-1"}
     counts = [worker["waiting"] for worker in said("status", at=gateway)["workers"]]
@@ -106,7 +90,7 @@ def test_both_workers_carry_mail_and_keep_it_in_directories_of_their_own(
     peer.always("RCPT", "250 2.1.5 now")
     gwrelay("queue", "retry", "--all", at=gateway)
     gateway.wait_for("delivered", count=10)
-    expected_once([f"u{n}@there.example" for n in range(10)], peer.arrived())
+    expected_once(recipients, peer.arrived())
 
 
 def test_the_most_clients_there_may_be_are_those_of_all_workers(
@@ -148,7 +132,7 @@ def test_what_all_workers_have_is_listed_and_ordered_about_as_one_queue(
         shown = said("queue", "show", name, at=gateway)
         assert shown["envelope"]["recipients"][0]["address"] == f"u{n}@dest{n % 2}.example"
         assert said("explain", name, at=gateway)["parts"][0]["state"] == "waiting"
-        assert "Subject: x" in gwrelay("queue", "cat", name, at=gateway).stdout
+        assert b"Subject: x" in gwrelay("queue", "cat", name, at=gateway).stdout
     told = said("explain", "dest1.example", at=gateway)
     assert (told["queue"]["deliveries"], told["relayers"]) == (4, 0)
     held = said("queue", "hold", "domain:dest1.example", at=gateway)
@@ -157,9 +141,9 @@ def test_what_all_workers_have_is_listed_and_ordered_about_as_one_queue(
     one = said("queue", "delete", names[0], gone, at=gateway, status=1)
     assert (one["deliveries"], one["absent"]) == (1, [gone])
     missing = gwrelay("queue", "show", names[0], at=gateway, status=1)
-    assert f"message {names[0]} is not in the queue" in missing.stderr
+    assert f"message {names[0]} is not in the queue" in missing.stderr.decode()
     assert len(listed(at=gateway)) == 7
-    screen = gwrelay("status", at=gateway).stdout
+    screen = gwrelay("status", at=gateway).stdout.decode()
     assert "waiting    3 deliveries" in screen
     assert "\nworker 0 " in screen
     assert "\nworker 1 " in screen
@@ -172,20 +156,18 @@ def test_marks_are_set_and_cleared_for_all_workers(start_gateway: StartGateway) 
     assert mark["host"] == "192.0.2.1"
     gwrelay("mx", "mark-good", "192.0.2.1", at=gateway)
     assert said("mx", "bad", at=gateway)["marks"] == []
-    assert "bears no mark" in gwrelay("mx", "mark-good", "192.0.2.1", at=gateway, status=1).stderr
+    assert b"bears no mark" in gwrelay("mx", "mark-good", "192.0.2.1", at=gateway, status=1).stderr
 
 
 def test_a_worker_that_does_not_answer_is_named_and_the_others_tell(
     start_gateway: StartGateway,
 ) -> None:
     gateway = start_gateway(*TWO)
-    (gateway.spool / "admin.worker-5.sock").touch()
     with socket.socket(socket.AF_UNIX) as nobody:
-        (gateway.spool / "admin.worker-5.sock").unlink()
         nobody.bind(str(gateway.spool / "admin.worker-5.sock"))
     done = gwrelay("status", at=gateway)
-    assert done.stderr == "gwrelay: worker 5 does not answer: what it has is left out\n"
-    assert "clients now" in done.stdout
+    assert done.stderr == b"gwrelay: worker 5 does not answer: what it has is left out\n"
+    assert b"clients now" in done.stdout
 
 
 def test_sighup_has_all_workers_go_on_in_new_files(
@@ -195,9 +177,10 @@ def test_sighup_has_all_workers_go_on_in_new_files(
     with sessions(gateway, 10) as clients:
         old = gateway.events_path.rename(tmp_path / "events.1")
         gateway.process.send_signal(signal.SIGHUP)
-        gateway.wait_until(gateway.events_path.exists, "the new file")
-        # Whoever made it, the other one has it too by the time that both have answered.
-        said("status", at=gateway)
+        gateway.wait_until(
+            lambda: all(has_open(pid, gateway.events_path) for pid in gateway.worker_pids),
+            "the new file, in both",
+        )
         for n, client in enumerate(clients):
             client.sendmail(SENDER, [f"u{n}@there.example"], "Subject: x\r\n\r\nx\r\n")
     gateway.wait_for("delivered", count=10)
@@ -255,14 +238,12 @@ def test_a_stopped_worker_is_replaced_and_its_mail_goes_on(
     peer.once("RCPT", *["450 4.2.0 later"] * 10)
     options = ["--retry", "2s", "--jitter", "0", "--stall-max", "2s"]
     gateway = start_gateway("--smarthost", peer.spec, *options, *TWO)
-    with sessions(gateway, 10) as clients:
-        for n, client in enumerate(clients):
-            client.sendmail(SENDER, [f"u{n}@there.example"], "Subject: x\r\n\r\nx\r\n")
-        gateway.wait_for("deferred", count=10)
+    recipients = submitted(gateway, 10)
+    gateway.wait_for("deferred", count=10)
     [stopped, _] = gateway.worker_pids
     os.kill(stopped, signal.SIGSTOP)
     gateway.wait_for("delivered", count=10, timeout=30)
-    expected_once([f"u{n}@there.example" for n in range(10)], peer.arrived())
+    expected_once(recipients, peer.arrived())
     assert f"(process {stopped}) has stood still for " in gateway.log
     assert stopped not in gateway.worker_pids
 
@@ -316,8 +297,6 @@ def test_the_supervisor_loads_no_gevent_and_takes_little_memory(
 
 
 def test_one_worker_with_a_spool_of_a_newer_program_ends_all_in_one_line(tmp_path: Path) -> None:
-    from spool.segment import SECRET_BYTES, VERSION, Header, header_block, name_of
-
     gateway = Gateway(tmp_path / "gateway", *TWO)
     (gateway.spool / "worker-1").mkdir(parents=True)
     segment = gateway.spool / "worker-1" / name_of(1)
@@ -365,10 +344,7 @@ def test_mail_of_workers_that_there_are_no_more_is_delivered_once_and_their_dire
     peer.always("RCPT", "450 4.2.0 later")
     options = ["--smarthost", peer.spec, "--retry", "1h"]
     gateway = start_gateway(*options, "--workers", "3")
-    recipients = [f"u{n}@there.example" for n in range(30)]
-    with sessions(gateway, 15) as clients:
-        for n, recipient in enumerate(recipients):
-            clients[n % 15].sendmail(SENDER, [recipient], "Subject: x\r\n\r\nx\r\n")
+    recipients = submitted(gateway, 30)
     gateway.wait_for("deferred", count=30)
     assert names_in(gateway.spool) == {"worker-0", "worker-1", "worker-2"}
     gateway.kill()
@@ -400,20 +376,18 @@ def test_a_drained_worker_reports_what_it_gave_up_before_it_goes(
     peer.always("RCPT", "450 4.2.0 later")
     options = ["--smarthost", peer.spec, "--retry", "1h"]
     gateway = start_gateway(*options, "--workers", "2")
-    with sessions(gateway, 8) as clients:
-        for n, client in enumerate(clients):
-            client.sendmail(SENDER, [f"u{n}@there.example"], "Subject: x\r\n\r\nx\r\n")
-    gateway.wait_for("deferred", count=8)
+    recipients = submitted(gateway, 10)
+    gateway.wait_for("deferred", count=10)
     gateway.kill()
-    for n in range(8):
-        peer.recipient(f"u{n}@there.example", "550 5.1.1 nobody")
+    for recipient in recipients:
+        peer.recipient(recipient, "550 5.1.1 nobody")
     peer.always("RCPT", "250 2.1.5 now")
     gateway.start("--workers", "1")
-    gateway.wait_until(lambda: len(listed(at=gateway)) == 8, "all of them loaded")
+    gateway.wait_until(lambda: len(listed(at=gateway)) == 10, "all of them loaded")
     gwrelay("queue", "retry", "--all", at=gateway)
-    gateway.wait_for("delivered", recipient=SENDER, count=8)
+    gateway.wait_for("delivered", recipient=SENDER, count=10)
     gateway.wait_until(lambda: names_in(gateway.spool) == {"worker-0"}, "only its own directory")
-    assert peer.arrived()[SENDER] == 8
+    assert peer.arrived()[SENDER] == 10
 
 
 # Giving up root.

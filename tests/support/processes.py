@@ -105,6 +105,15 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def has_open(pid: int, path: Path) -> bool:
+    """Whether the process has the file of that name open."""
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(link))
+    return str(path) in links
+
+
 class Program:
     """A running program: its output in a file, and an orderly end.
 
