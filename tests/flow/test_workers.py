@@ -109,7 +109,7 @@ def test_what_all_workers_have_is_listed_and_ordered_about_as_one_queue(
     start_gateway: StartGateway, peer: Peer
 ) -> None:
     peer.always("RCPT", "450 4.2.0 later")
-    gateway = start_gateway("--smarthost", peer.spec, *TWO)
+    gateway = start_gateway("--smarthost", peer.spec, *TWO, "--idle-timeout", "0")
     names = []
     with sessions(gateway, 8) as clients:
         for n, client in enumerate(clients):
@@ -133,6 +133,7 @@ def test_what_all_workers_have_is_listed_and_ordered_about_as_one_queue(
         assert shown["envelope"]["recipients"][0]["address"] == f"u{n}@dest{n % 2}.example"
         assert said("explain", name, at=gateway)["parts"][0]["state"] == "waiting"
         assert b"Subject: x" in gwrelay("queue", "cat", name, at=gateway).stdout
+    peer.wait_for(lambda p: not p.open)
     told = said("explain", "dest1.example", at=gateway)
     assert (told["queue"]["deliveries"], told["relayers"]) == (4, 0)
     held = said("queue", "hold", "domain:dest1.example", at=gateway)
