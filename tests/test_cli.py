@@ -165,6 +165,21 @@ def test_flag_beats_variable_beats_file_beats_default(tmp_path, monkeypatch, cap
     assert 'cname-limit = "3"  # default' in lines
 
 
+def test_warnings_of_delay_are_off_until_a_delay_is_given(tmp_path, capsys):
+    assert run(["check-config", "--effective", "--spool", "s"]) == 0
+    assert 'delay-warning = "0"  # default' in capsys.readouterr().out.splitlines()
+    file = tmp_path / "gw.toml"
+    file.write_text('spool = "s"\ndelay-warning = "4h"\n')
+    given = ["check-config", "--config", str(file)]
+    assert run([*given, "--effective"]) == 0
+    effective = capsys.readouterr().out.splitlines()
+    assert f'delay-warning = "4h"  # {file}: delay-warning' in effective
+    assert run([*given, "--lifetime", "4h"]) == 2
+    assert "not less than the lifetime of '4h' (--lifetime)" in capsys.readouterr().err
+    assert run([*given, "--delay-warning", "4"]) == 2
+    assert "--delay-warning: '4'" in capsys.readouterr().err
+
+
 def test_effective_prints_a_file_that_reads_back_the_same(tmp_path, capsys):
     given = ["--spool", 'a "strange" \\ näme', "--smarthost", "a,b:26", "--deny-host", "none"]
     assert run(["check-config", "--effective", "--json", *given]) == 0

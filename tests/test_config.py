@@ -586,6 +586,15 @@ def test_the_smallest_ttl_cannot_be_above_the_largest():
     ]
 
 
+def test_nobody_can_be_warned_of_mail_that_is_given_up():
+    assert problems_of({"delay-warning": ["1h"], "lifetime": ["60m"]}) == [
+        "--delay-warning: '1h' is not less than the lifetime of '60m' (--lifetime); "
+        "write a shorter delay-warning, or 0 for none"
+    ]
+    assert value_of("delay-warning", "4h") == 14_400
+    assert value_of("lifetime", "0") == 0, "there is no warning to come too late"
+
+
 def test_events_and_log_cannot_share_a_file():
     assert problems_of({"events": ["x"], "log": ["x"]}) == [
         "--events: the log goes to the same file; name another one"

@@ -27,12 +27,14 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def settled(told, *, lifetime_s=432000.0, now=1000.5):
+def settled(told, *, lifetime_s=432000.0, delay_warning_s=0.0, now=1000.5):
     """The events of a first attempt that ended so, for a message accepted at 1000.0."""
     clock = iter([1000.0, 1000.0])
     queue = Queue(
         MemoryStore(),
-        retry=RetryPolicy(delays_s=(60,), lifetime_s=lifetime_s, jitter=0),
+        retry=RetryPolicy(
+            delays_s=(60,), lifetime_s=lifetime_s, jitter=0, delay_warning_s=delay_warning_s
+        ),
         clock=lambda: next(clock, now),
     )
     queue.add_message(ENVELOPE, b"Subject: x\r\n\r\nhello\r\n")
@@ -181,6 +183,16 @@ def test_what_outlived_its_lifetime_is_expired_and_its_report_accepted():
     assert report["event"] == "accepted"
     assert report["dsn_of"] == message_name(1)
     assert report["recipients"] == ["author@a.example"]
+    assert "delayed" not in report
+
+
+def test_a_warning_says_of_whom_it_tells_that_they_are_delayed():
+    found = settled({0: told(250), 1: told(451), 2: told(451)}, delay_warning_s=0.5)
+    *about, report = found
+    assert [event["event"] for event in about] == ["delivered", "deferred", "deferred"]
+    assert report["event"] == "accepted"
+    assert report["dsn_of"] == message_name(1)
+    assert report["delayed"] == ["two@b.example", "three@b.example"]
 
 
 def test_an_accepted_event_names_the_client():

@@ -48,6 +48,17 @@ def test_few_of_many_different_answers_are_kept() -> None:
     assert len(words.of(1, 0).said) == 3
 
 
+def test_what_all_were_told_alike_is_remembered_as_it_was() -> None:
+    words = LastWords()
+    end(words, 1, DEFERRED, DEFERRED)
+    end(words, 2, DEFERRED, DEFERRED._replace(reply=Reply(450, "4.2.1", "another")))
+    assert words.outcome_of(1, 0) == DEFERRED
+    assert words.outcome_of(2, 0) is None, "it would be in a wrong mouth"
+    assert words.outcome_of(3, 0) is None
+    end(words, 1, DELIVERED, DELIVERED)
+    assert words.outcome_of(1, 0) is None
+
+
 def test_the_oldest_are_forgotten_when_there_are_too_many() -> None:
     words = LastWords(limit=3)
     for message_id in (1, 2, 3, 1, 4):

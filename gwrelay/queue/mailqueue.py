@@ -60,6 +60,11 @@ _DISK_RETRY_S = 60.0
 #: which has mostly been had by then.
 _WARNING_RESTS_S = 5.0
 
+#: Seconds between two such warnings, and how many seconds' worth may come at once.  One takes some
+#: 0.2 ms, on the greenlet that routes all mail: a tenth of its time, when a hundred thousand come
+#: to nothing in one moment, as after a start.  Those left out have later turns.
+_WARNING_EVERY_S, _WARNINGS_AHEAD_S = 0.002, 0.01
+
 #: Above those of all messages.
 _NO_ID = sys.maxsize
 
@@ -120,6 +125,8 @@ class Queue:
         self._relayed = 0
         #: Id of the first warning that nobody has waited to be durable yet.
         self._unsynced_from = _NO_ID
+        #: Unix seconds; ahead of the clock by as much as warnings have been too many.
+        self._warned_until = 0.0
         #: Called, from whichever greenlet, when something became due sooner than expected.
         self.on_change: Callable[[], None] = _nothing
         self.on_in_doubt: EndedInDoubt | None = None
@@ -319,16 +326,20 @@ class Queue:
             self.on_change()
         return waited
 
-    def warn_of_delay(self, delivery: Delivery, why: Outcome | None) -> None:
+    def warn_of_delay(self, delivery: Delivery, why: Outcome | None) -> bool:
         """Tell the sender that `delivery`, which is put off for what others were told, waits still;
         once, and only when it is time for that.
 
-        A message that cannot be read costs the warning, and what cannot be written puts it off.
-        Raises AccountingError for one that is not being relayed.
+        When there are too many at a time it is left for the next turn: False.  A message that
+        cannot be read costs the warning, and what cannot be written puts it off.  Raises
+        AccountingError for one that is not being relayed.
         """
         now = self._clock()
         if delivery.is_bounce or not self._retry.is_late(delivery.arrived_at, now):
-            return
+            return True
+        ahead_s = max(self._warned_until - now, 0.0)
+        if ahead_s > 2 * _WARNINGS_AHEAD_S:
+            ahead_s = 0.0  # it never gets there: the clock was set back
         with self._lock:
             self._standing.check_relaying(delivery)
             told = dict.fromkeys(delivery.recipients, why)
@@ -336,7 +347,10 @@ class Queue:
             before = self._state_of(delivery)
             after, late = warn(before, told, self._retry, now, tried=False, recall=recall)
             if not late:
-                return
+                return True
+            if ahead_s > _WARNINGS_AHEAD_S:
+                return False
+            self._warned_until = now + ahead_s + _WARNING_EVERY_S
             message = self._message_if_readable(delivery.message_id)
             delayed = _wanted(message, late)
             report = self._report(message, NOTHING_ENDED, delayed, now)
@@ -345,13 +359,14 @@ class Queue:
             except (StoreFull, StoreFailed) as error:
                 name = message_name(delivery.message_id)
                 logger.warning("message %s: the warning that it is late waits: %s", name, error)
-                return
+                return False
             if report is not None:
                 rested = _due_at(report.state, now + _WARNING_RESTS_S)
                 self._standing.file(report.message.id, rested.open)
                 self._unsynced_from = min(self._unsynced_from, report.message.id)
         if message is not None and report is not None and self.on_warned is not None:
             self.on_warned(message, report.message, delayed)
+        return True
 
     def has_expired(self, delivery: Delivery) -> bool:
         """Whether its lifetime is over: the next deferral will be its end."""
@@ -402,8 +417,9 @@ class Queue:
     def settle(self, delivery: Delivery, outcomes: Mapping[int, Outcome]) -> Settled:
         """End the attempt at `delivery`: `outcomes` has one for each of its recipients.
 
-        What stays open waits again; what failed is reported to the sender.  The new state
-        and the report are one record: after a crash both are there, or neither.
+        What stays open waits again; what failed is reported to the sender, and so is, once, what
+        waits for long.  The new state and the report are one record: after a crash both are there,
+        or neither.
 
         Raises AccountingError for a delivery that is not being relayed, or other recipients
         than its own; whatever it raises, the delivery is being relayed still.
@@ -449,7 +465,7 @@ class Queue:
     ) -> tuple[State, Mapping[int, Delay]]:
         """The state after this settlement, and of whom the sender is warned by then."""
         after = _after(before, delivery, settlement.remaining)
-        if not settlement.remaining:
+        if not (settlement.remaining and self._retry.is_late(before.arrived_at, now)):
             return after, {}
         recall = partial(self.recall, delivery.message_id)
         return warn(after, outcomes, self._retry, now, recall=recall)

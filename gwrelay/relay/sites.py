@@ -41,6 +41,8 @@ NET_S = 4 * 3600.0
 _SITE_MEMORY_S = 3600.0
 #: Seconds until a site with parked mail of which nothing was heard is probed again.
 _PROBE_AGAIN_S = 60.0
+#: Seconds until what is parked has its next turn when there were too many to be warned of.
+_WARNED_AGAIN_S = 60.0
 #: Deliveries that are woken in one go where nothing else bounds it.
 _WOKEN_AT_ONCE = 1000
 
@@ -118,10 +120,17 @@ class Sites:
         else:
             site.put(delivery)
 
-    def park(self, delivery: Delivery, parked: Parked, *, keeps_content: bool = False) -> None:
+    def park(
+        self,
+        delivery: Delivery,
+        parked: Parked,
+        *,
+        keeps_content: bool = False,
+        net_s: float = NET_S,
+    ) -> None:
         """Let it wait in the queue until whoever has `parked` wakes it; with `keeps_content` that
         will be soon."""
-        due_at = self._clock() + NET_S * (1 + delivery.message_id % 1000 / 1000)
+        due_at = self._clock() + net_s * (1 + delivery.message_id % 1000 / 1000)
         self._queue.set_waiting(delivery, due_at, keeps_content=keeps_content)
         parked.add(delivery, self._queue.waits)
 
@@ -138,8 +147,9 @@ class Sites:
         if self._queue.has_expired(delivery):
             self._settle(delivery, why)
         else:
-            self._queue.warn_of_delay(delivery, why)
-            self.park(delivery, parked, keeps_content=keeps_content)
+            is_told = self._queue.warn_of_delay(delivery, why)
+            net_s = NET_S if is_told else _WARNED_AGAIN_S
+            self.park(delivery, parked, keeps_content=keeps_content, net_s=net_s)
 
     def _put_off(self, delivery: Delivery, site: Site) -> None:
         """The site is dead: this is no attempt."""

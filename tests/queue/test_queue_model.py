@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gwrelay.message.envelope import Envelope, Message, Recipient
 from gwrelay.message.outcome import Kind
-from gwrelay.queue import schedule
+from gwrelay.queue import mailqueue, schedule
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
@@ -83,6 +83,8 @@ class QueueMachine(RuleBasedStateMachine):
         #: Put back at some time; hasten() may be asked for any of them, whatever they do now.
         self.put_back: list[Delivery] = []
         self.tidy_above, schedule._TIDY_ABOVE = schedule._TIDY_ABOVE, 2
+        # As many at a time as come.
+        self.every_s, mailqueue._WARNING_EVERY_S = mailqueue._WARNING_EVERY_S, 0.0
 
     def start(self, load_later: bool) -> Queue:
         queue = Queue(
@@ -427,6 +429,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         schedule._TIDY_ABOVE = self.tidy_above
+        mailqueue._WARNING_EVERY_S = self.every_s
         self.deliver_all()
 
     def deliver_all(self) -> None:

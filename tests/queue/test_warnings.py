@@ -294,6 +294,38 @@ def test_a_warning_of_what_was_put_off_rests_instead_of_being_synced(
     assert store.flushes == 1
 
 
+def test_what_comes_to_nothing_all_at_once_is_warned_of_turn_by_turn(
+    queue: Queue, clock: SetClock
+) -> None:
+    """Nobody else's mail may wait for thousands of warnings."""
+    told = heard(queue)
+    for _ in range(40):
+        queue.add_message(envelope("b@b.test"), CONTENT)
+
+    def one_round() -> int:
+        before = len(told)
+        for delivery in [one for one in queue.get_waiting() if not one.is_bounce]:
+            put_off(queue, delivery)
+        return len(told) - before
+
+    clock.advance(100)
+    assert one_round() == 6
+    for _ in range(3):
+        clock.advance(60)
+        assert one_round() == 6
+    # A clock that was set back keeps none of them waiting for as long again.
+    clock.advance(-50)
+    queue.get_waiting()
+    clock.advance(0.004)
+    for message_id in [m for some in queue.ids() for m in some]:
+        queue.orders.retry(message_id)
+    assert one_round() == 6
+    while len(told) < 40:
+        clock.advance(60)
+        assert one_round() > 0
+    assert len({original for original, _, _ in told}) == 40
+
+
 def test_no_order_lets_a_warning_go_before_it_is_synced(
     queue: Queue, store: WatchedStore, clock: SetClock
 ) -> None:

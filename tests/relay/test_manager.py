@@ -21,7 +21,7 @@ from gwrelay.relay.manager import (
 from gwrelay.relay.routes import NextHop, Routes
 from support.mail import CONTENT, envelope
 from support.peer import POLITE, Peer
-from support.relaying import Relay, nobody_listens
+from support.relaying import RETRY, Relay, nobody_listens
 from support.table_resolver import mx, nxdomain, servfail
 
 ONE = "127.0.0.1"
@@ -360,6 +360,34 @@ def test_a_lifetime_ends_while_the_site_is_dead(peer: Peer) -> None:
         assert "connection refused" in end.replies[0]
         assert end.settled.report is not None
     assert relay.clock() - 1_000_000.0 == 1000, "their lifetime, not the end of a mark"
+
+
+def test_senders_are_warned_while_the_site_is_dead(peer: Peer) -> None:
+    """Although there is no attempt: at the first turn that is late, with the last words of the
+    host."""
+    relay = Relay(
+        {"b.test": host(DEAD), "a.test": host(ONE, name="mx.a.test")},
+        peer.port,
+        max_site_connections=1,
+        retry=RETRY._replace(delay_warning_s=30),
+    )
+    heard: list[int] = []
+    relay.queue.on_warned = lambda original, report, recipients: heard.append(original.id)
+    message_ids = relay.send(*(envelope(f"u{n}@b.test") for n in range(5)))
+    relay.run()
+    assert len(relay.ends) == 1, "the others are put off"
+    for _ in range(12):
+        relay.set_clock.advance(15)
+        relay.run()
+    tried = [end.message_id for end in relay.ends if end.settled.warned]
+    assert sorted(tried + heard) == message_ids, "once each"
+    assert len(heard) == 4, "told of without an attempt"
+    assert [message.reverse_path for message in peer.messages] == [""] * 5
+    for message in peer.messages:
+        assert b"\r\nAction: delayed\r\n" in message.content
+        assert b"x-gwrelay; 421 4.4.1 connection refused" in message.content
+    assert sum(b"Last-Attempt-Date" in message.content for message in peer.messages) == 1
+    assert len(relay.queue) == 5, "and all of it waits still"
 
 
 def test_a_host_that_only_says_never_is_not_dead(peer: Peer) -> None:

@@ -168,6 +168,7 @@ class Relay:
         *,
         store: Store | None = None,
         clock: Callable[[], float] | None = None,
+        retry: RetryPolicy = RETRY,
         routes: Routes | None = None,
         manager_class: type[SmartHostSMTPRelayingManager] = SmartHostESMTPRelayingManager,
         settings: Mapping[str, object] | None = None,
