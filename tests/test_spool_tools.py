@@ -286,7 +286,7 @@ def test_dump_prints_envelope_and_state_of_each_message(top, capsys):
     arrived_at = first["arrived_at"]
     assert 1_700_000_000 <= arrived_at < 1_700_000_100
     plain = {"notify": "", "orcpt": ""}
-    waits = {"attempts": 0, "due_at": arrived_at, "held": "", "doubt": None}
+    waits = {"attempts": 0, "due_at": arrived_at, "held": "", "doubt": None, "warned": False}
     assert first == {
         "id": names[0],
         "worker": "worker-0",
