@@ -368,7 +368,7 @@ def test_senders_are_warned_while_the_site_is_dead(peer: Peer) -> None:
     relay = Relay(
         {"b.test": host(DEAD), "a.test": host(ONE, name="mx.a.test")},
         peer.port,
-        max_site_connections=1,
+        limits=SiteLimits(1),
         retry=RETRY._replace(delay_warning_s=30),
     )
     heard: list[int] = []

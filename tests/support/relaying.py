@@ -174,7 +174,6 @@ class Relay:
         settings: Mapping[str, object] | None = None,
         limits: SiteLimits | None = None,
         own_limits: Mapping[str, SiteLimits] | None = None,
-        retry: RetryPolicy = RETRY,
         **options: object,
     ) -> None:
         self.set_clock = SetClock()
