@@ -1,10 +1,12 @@
 """The log for people: one event a line, whatever hostile text is in it."""
 
 import logging
+import re
 
 import pytest
 
 from gwrelay.diagnostics import OneLine, reopen_log, start_log
+from gwrelay.errors import ConfigError
 
 
 @pytest.fixture
@@ -35,6 +37,18 @@ def formatted(message, *arguments):
 )
 def test_control_characters_are_escaped(hostile, shown):
     assert formatted("%s", hostile) == f"INFO {shown}"
+
+
+def test_a_log_that_cannot_be_opened_is_a_mistake_that_is_named(tmp_path, root_logger):
+    path = tmp_path / "none" / "log"
+    with pytest.raises(ConfigError, match=re.escape(f"--log {path}: No such file or directory")):
+        start_log(str(path), "info")
+
+
+def test_lines_of_several_processes_are_told_apart_by_a_tag(tmp_path, root_logger):
+    start_log(str(tmp_path / "log"), "info", "[3]")
+    logging.getLogger("gwrelay.service").info("stopping")
+    assert (tmp_path / "log").read_text().endswith(" INFO gwrelay.service[3]: stopping\n")
 
 
 def test_a_traceback_keeps_its_lines():

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from gwrelay import spooldirectory
 from gwrelay.cli import run
 from gwrelay.message.envelope import Envelope, Message, Recipient, message_id, message_name
 from gwrelay.queue.mailqueue import Queue
@@ -684,6 +685,17 @@ def test_compact_lets_be_what_is_less_dead_than_its_ratio(top, capsys):
     mostly_dead(top / "worker-0")
     printed = asked(capsys, "compact", "--spool", top, "--ratio", "95%")[1]
     assert printed["workers"][0]["compacted_segments"] == 0
+
+
+@pytest.mark.parametrize("command", ["compact", "repair"])
+def test_a_gateway_has_all_spools_also_while_a_worker_is_started_again(top, command, capsys):
+    held = spooldirectory.lock(top)
+    assert run(["spool", command, "--spool", str(top)]) == 3
+    assert capsys.readouterr().err == (
+        f"gwrelay: error: {top} is in use by process {os.getpid()}; stop it first\n"
+    )
+    os.close(held.descriptor)
+    assert run(["spool", command, "--spool", str(top)]) == 0
 
 
 def test_compact_is_refused_with_status_3_while_the_spool_is_in_use(top, capsys):

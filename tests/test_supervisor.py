@@ -6,6 +6,7 @@ With real ones it is in tests/flow/test_workers.py.
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,6 +253,22 @@ def test_a_directory_without_a_worker_has_one_until_it_is_empty(supervised: Supe
     supervised.await_log(r"INFO .*worker 4 \(process \d+\) has emptied its directory")
     await_true(lambda: len(supervised.pids) == 1, "one less")
     assert supervised.running.stop(signal.SIGTERM) == 0
+
+
+def test_sockets_of_workers_that_there_are_no_more_are_forgotten_and_no_others(
+    supervised: Supervised,
+) -> None:
+    supervised.spool.mkdir()
+    for name in ("admin.worker-5.sock", "admin.worker-6.sock", "admin.worker-1.sock"):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(supervised.spool / name))
+    with socket.socket(socket.AF_UNIX) as used:
+        (supervised.spool / "admin.worker-6.sock").unlink()
+        used.bind(str(supervised.spool / "admin.worker-6.sock"))
+        used.listen()
+        supervised.start("--workers=2")
+    left = {path.name for path in supervised.spool.glob("*.sock")}
+    assert left == {"admin.worker-6.sock", "admin.worker-1.sock"}
 
 
 # Who may have the directory.
