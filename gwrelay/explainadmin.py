@@ -55,6 +55,7 @@ def explain_handlers(
             "next_due_at": queue.next_due_at if counts.waiting else None,
             "messages_done": queue.get_relayed(),
             "in_doubt": manager.in_doubt,
+            "violations": queue.violations.count,
             "relayers": len(manager.managed),
             "concurrency": manager.max_connections,
             "sites": sites,

@@ -59,6 +59,8 @@ def _status_lines(told: Record) -> Iterator[str]:
     yield f"held       {count(told[HELD], 'delivery')}"
     yield f"done       {count(told['messages_done'], 'message')} since the start"
     yield f"in doubt   {count(told['in_doubt'], 'recipient')} since the start"
+    named = ", named in the log" if told["violations"] else ""
+    yield f"self-check {count(told['violations'], 'violation')} since the start{named}"
     yield f"relayers   {told['relayers']} at work, of --concurrency {told['concurrency']}"
     workers = told["workers"] if len(told["workers"]) > 1 else []
     sites = f"{'at least ' if workers else ''}{told['sites']}"

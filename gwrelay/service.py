@@ -177,7 +177,8 @@ class Service:
         helper = RelayStateHelper(self._manager, _CHECK_EVERY_S)
         refreshing = [self._calculator.run] * _REFRESHERS
         loops = (self._log.run, *refreshing, self.events.run, helper.run, self._queue.load)
-        for loop in (*loops, self._place.beat):
+        loops += (self._queue.selfcheck.run, self._place.beat)
+        for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The
         # containers that what waits is put into are among it, and hold nothing that the

@@ -34,7 +34,8 @@ from gwrelay.queue.draft import Draft
 from gwrelay.queue.loading import Loading, in_time, with_told
 from gwrelay.queue.orders import Orders
 from gwrelay.queue.resident import Resident
-from gwrelay.queue.retry import RetryPolicy
+from gwrelay.queue.retry import WAIT, RetryPolicy
+from gwrelay.queue.selfcheck import SelfCheck
 from gwrelay.queue.senders import SENDER_DOMAIN, number_of
 from gwrelay.queue.settlement import (
     NOTHING_ENDED,
@@ -46,6 +47,7 @@ from gwrelay.queue.settlement import (
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.queue.standing import Counts, Part, Standing, delivery_of
 from gwrelay.queue.store import Host, NewMessage, Open, State, Store, first_state
+from gwrelay.queue.violations import Violations
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,11 @@ class Queue:
         self._chance = chance
         self._fair_by = fair_by
         self._lock = threading.Lock()
-        self._standing = Standing(self._state)
+        #: What self-checks found.
+        self.violations = Violations(time.monotonic)
+        self._standing = Standing(self._state, self.violations)
+        #: Messages that the store may have by now, and that do not wait yet.
+        self._arriving: set[int] = set()
         self._resident = Resident(resident_bytes)
         self._relayed = 0
         #: Id of the first warning that nobody has waited to be durable yet.
@@ -136,6 +142,16 @@ class Queue:
         self.recall: Callable[[int, int], Outcome | None] = _forgotten
         self.orders = Orders(
             self._lock, self._standing, self._here, self._write, clock, lambda: self.on_change()
+        )
+        self.selfcheck = SelfCheck(
+            self._lock,
+            self._standing,
+            store,
+            self._state,
+            self.violations,
+            arriving=self._arriving,
+            is_loaded=lambda: self.is_loaded,
+            changed=lambda: self.on_change(),
         )
         if load_later:
             self._loading = Loading(store, until=store.next_id())
@@ -188,14 +204,20 @@ class Queue:
         """What Draft.accept() does; `content` follows `pieces` that were laid aside."""
         message = Message(message_id, self._clock(), size_bytes, envelope)
         state = first_state(message, number_of(envelope.reverse_path, self._fair_by))
-        self._store.accept(NewMessage(message, state, content, pieces))
-        with self._lock:
-            if not pieces:
-                self._resident.keep(message, content, state)
-            # Somebody may be waiting for it, and never for a bounce.  What is due already, be it
-            # a hundred thousand, is taken much faster than mail can come in: it does not starve.
-            file = self._standing.file if state.is_bounce else self._standing.file_first
-            file(message_id, state.open)
+        self._arriving.add(message_id)
+        try:
+            self._store.accept(NewMessage(message, state, content, pieces))
+            with self._lock:
+                if not pieces:
+                    self._resident.keep(message, content, state)
+                # Somebody may be waiting for it, and never for a bounce.  What is due already, be
+                # it a hundred thousand, is taken much faster than mail can come in: it does not
+                # starve.
+                file = self._standing.file if state.is_bounce else self._standing.file_first
+                file(message_id, state.open)
+                self._note_new(message_id, state)
+        finally:
+            self._arriving.discard(message_id)
         self.on_change()
         return message
 
@@ -205,6 +227,11 @@ class Queue:
     def is_loaded(self) -> bool:
         """Whether all that the store held at the start is here."""
         return self._loading.is_complete
+
+    @property
+    def waits_in_doubt(self) -> bool:
+        """Whether mail in doubt is to be left alone for a time."""
+        return self._retry.in_doubt == WAIT
 
     def has_waiting(self) -> bool:
         """Whether any delivery waits, due or not."""
@@ -250,7 +277,7 @@ class Queue:
                 state = self._state(message_id)
             except StoreDamaged:
                 return []
-            if state is None or self._loading.awaits(message_id):
+            if state is None or not self._is_filed(message_id):
                 return []
             return self._standing.parts(message_id, state)
 
@@ -363,6 +390,7 @@ class Queue:
             if report is not None:
                 rested = _due_at(report.state, now + _WARNING_RESTS_S)
                 self._standing.file(report.message.id, rested.open)
+                self._note_new(report.message.id, rested)
                 self._unsynced_from = min(self._unsynced_from, report.message.id)
         if message is not None and report is not None and self.on_warned is not None:
             self.on_warned(message, report.message, delayed)
@@ -442,6 +470,8 @@ class Queue:
                 if _wanted(message, late) != delayed:
                     delayed = _wanted(message, late)
                     report = self._report(message, settlement, delayed, now)
+            if report is not None:
+                self._arriving.add(report.message.id)
             # First in the log: what that refuses must not have happened in memory.
             self._write(delivery.message_id, after, report)
             self._standing.end(delivery)
@@ -546,8 +576,8 @@ class Queue:
 
     def _here(self, message_id: int) -> State | None:
         """The state of a message that is filed from now on, if its turn to be loaded had not come
-        yet; None when it is gone."""
-        state = self._state(message_id)
+        yet; None when it is gone, or about to come."""
+        state = None if message_id in self._arriving else self._state(message_id)
         if state is not None and self._loading.awaits(message_id):
             self._loading.overtake(message_id)
             self._standing.file(message_id, state.open)
@@ -555,7 +585,14 @@ class Queue:
 
     def _write(self, message_id: int, state: State, report: NewMessage | None = None) -> None:
         """`state` is the message's from now on, in the log and in memory."""
+        count = self.selfcheck.open_count
+        more = 0
+        if count is not None and count.has(message_id):
+            before = self._state(message_id)
+            more = len(state.open) - (0 if before is None else len(before.open))
         self._store.settle(message_id, state if state.open else None, report)
+        if count is not None:
+            count.parts += more
         if not state.open:
             self._relayed += 1
             self._resident.drop(message_id)
@@ -574,6 +611,16 @@ class Queue:
             state = _due_at(state, report.message.arrived_at + _DISK_RETRY_S)
         with self._lock:
             self._standing.file(report.message.id, state.open)
+            self._note_new(report.message.id, state)
+            self._arriving.discard(report.message.id)
+
+    def _note_new(self, message_id: int, state: State) -> None:
+        """A message waits that the store has since just now."""
+        if self.selfcheck.open_count is not None:
+            self.selfcheck.open_count.came(message_id, len(state.open))
+
+    def _is_filed(self, message_id: int) -> bool:
+        return not (self._loading.awaits(message_id) or message_id in self._arriving)
 
     def _sync_warnings(self, taken: Iterable[Delivery]) -> None:
         """Before one of those `taken` goes out: what is sent and then forgotten is sent again."""

@@ -8,6 +8,8 @@ from collections import deque
 from heapq import heapify, heappop, heappush
 from struct import Struct
 
+from gwrelay.queue.entrywalk import EntryWalk, Marks
+
 #: due_at, running number, message id, part.  The number keeps equal times in the order they were
 #: added in: of all that waits for a dead host, another one each time is the first to try it.
 #: Big-endian and none below zero, so they sort as bytes as they do as numbers.  A bytes object
@@ -23,6 +25,8 @@ _TIDIED_AT_ONCE = 8
 
 #: (due_at in Unix seconds, message id, part): a part is its first recipient.
 Entry = tuple[float, int, int]
+#: (number of the entry, message id, part)
+Marked = tuple[int, int, int]
 
 
 class Schedule:
@@ -45,6 +49,9 @@ class Schedule:
         #: count no more, and how many of these there are.
         self._removed: dict[tuple[int, int], tuple[int, int]] = {}
         self._removed_entries = 0
+        #: While somebody goes through all entries: where, and which parts were met.
+        self._walk: EntryWalk | None = None
+        self._marks = Marks(0, 0)
 
     def __len__(self) -> int:
         return len(self._first) + len(self._heap) + len(self._old) - self._uncounted
@@ -58,6 +65,9 @@ class Schedule:
         """Wait until `due_at` (Unix seconds)."""
         self._added += 1
         due_at = due_at if due_at > 0.0 else 0.0
+        if self._walk is not None:
+            self._marks.add(message_id, part)
+            self._mark_before_push()
         heappush(self._heap, _ENTRY.pack(due_at, self._added, message_id, part))
         if self._old:
             self._tidy()
@@ -67,6 +77,9 @@ class Schedule:
         when."""
         self._added += 1
         self._first_due_at = min(self._first_due_at, due_at) if self._first else due_at
+        if self._walk is not None:
+            self._marks.add(message_id, part)
+            self._walk.before_append()
         self._first.append(_ENTRY.pack(due_at, self._added, message_id, part))
 
     def add_known(self, due_at: float, message_id: int, part: int) -> int:
@@ -130,6 +143,51 @@ class Schedule:
                 if due_at > latest:
                     heap[at] = _ENTRY.pack(latest, *rest)
             heapify(heap)
+        if self._walk is not None:
+            self._walk.begin_again()
+
+    def drop(self, number: int) -> None:
+        """Let the entry of this number, which counts, count no more."""
+        self._known.discard(number)
+        self._void.add(number)
+        self._make_way()
+
+    # -- going through all of it ------------------------------------------------------------
+
+    def begin_walk(self, seed: int) -> None:
+        """Go through all entries from now on, in steps, while any of them may come and go."""
+        self._marks = Marks(len(self._first) + len(self._heap) + len(self._old), seed)
+        self._walk = EntryWalk(self._first, (self._heap, self._old))
+
+    def walk_on(self, count: int) -> list[Marked] | None:
+        """The next entries that count, `count` at most; None when all were met."""
+        some = self._walk.step(count) if self._walk is not None else None
+        return None if some is None else self._met(some)
+
+    def is_marked(self, message_id: int, part: int) -> bool:
+        """When all were met: whether one of this part was there at any time since the beginning.
+        If not, it surely has none; if so, it has one unless it was taken or removed."""
+        return self._marks.has(message_id, part)
+
+    def end_walk(self) -> None:
+        self._walk = None
+        self._marks = Marks(0, 0)
+
+    def _mark_before_push(self) -> None:
+        if self._walk is not None and (packed := self._walk.before_push(self._heap)) is not None:
+            self._met([packed])
+
+    def _met(self, some: list[bytes]) -> list[Marked]:
+        """Those of them that count, marked."""
+        found = []
+        for _, number, message_id, part in _ENTRY.iter_unpack(b"".join(some)):
+            if number in self._void:
+                continue
+            if self._removed and self._is_removed(number, message_id, part):
+                continue
+            self._marks.add(message_id, part)
+            found.append((number, message_id, part))
+        return found
 
     @property
     def next_due_at(self) -> float | None:
@@ -175,4 +233,7 @@ class Schedule:
         for _ in range(min(_TIDIED_AT_ONCE, len(self._old))):
             packed = self._old.pop()
             if self._counts(*_ENTRY.unpack(packed)[1:]):
+                if self._walk is not None:
+                    self._met([packed])
+                    self._mark_before_push()
                 heappush(self._heap, packed)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 from gwrelay.errors import AccountingError, StoreDamaged
 from gwrelay.message.envelope import message_name
 from gwrelay.queue.delivery import Delivery
-from gwrelay.queue.schedule import Entry, Schedule
+from gwrelay.queue.schedule import Entry, Marked, Schedule
 from gwrelay.queue.store import Open, State
+from gwrelay.queue.violations import Violations
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +56,14 @@ class Part(NamedTuple):
 class Standing:
     """`state_of` gives a message's newest state, None when it is gone; or StoreDamaged."""
 
-    def __init__(self, state_of: Callable[[int], State | None]) -> None:
+    def __init__(self, state_of: Callable[[int], State | None], violations: Violations) -> None:
         self._state_of = state_of
-        self._schedule = Schedule()
+        self._violations = violations
+        self.schedule = Schedule()
         #: Deliveries in the schedule whose message is not gone.
         self.waiting = 0
+        #: Entries of the schedule for those that forget() has ended.
+        self._over = 0
         self._relaying: dict[Key, Delivery] = {}
         self._held: set[Key] = set()
         self._newest_now = 0.0
@@ -70,7 +74,7 @@ class Standing:
 
     @property
     def next_due_at(self) -> float | None:
-        return self._schedule.next_due_at
+        return self.schedule.next_due_at
 
     @property
     def counts(self) -> Counts:
@@ -78,7 +82,9 @@ class Standing:
 
     def word(self, message_id: int, part: Open) -> str:
         """WAITING, RELAYING or HELD.  `part` is open, and was filed."""
-        key = message_id, part.recipients[0]
+        return self.word_of((message_id, part.recipients[0]))
+
+    def word_of(self, key: Key) -> str:
         if key in self._relaying:
             return RELAYING
         return HELD if key in self._held else WAITING
@@ -108,7 +114,7 @@ class Standing:
     def file_first(self, message_id: int, parts: Iterable[Open]) -> None:
         """Let these, which are due, be taken before all that waits already."""
         for part in parts:
-            self._schedule.add_first(part.due_at, message_id, part.recipients[0])
+            self.schedule.add_first(part.due_at, message_id, part.recipients[0])
             self.waiting += 1
 
     def file(self, message_id: int, parts: Iterable[Open]) -> None:
@@ -117,12 +123,12 @@ class Standing:
             if part.held:
                 self._held.add((message_id, part.recipients[0]))
             else:
-                self._schedule.add(part.due_at, message_id, part.recipients[0])
+                self.schedule.add(part.due_at, message_id, part.recipients[0])
                 self.waiting += 1
 
     def wait(self, due_at: float, delivery: Delivery) -> None:
         """`delivery` waits (again); hasten() finds it by `delivery.entry`."""
-        delivery.entry = self._schedule.add_known(due_at, delivery.message_id, delivery.part)
+        delivery.entry = self.schedule.add_known(due_at, delivery.message_id, delivery.part)
         self.waiting += 1
 
     def file_again(self, delivery: Delivery, parts: Iterable[Open]) -> None:
@@ -131,30 +137,29 @@ class Standing:
             if part.held:
                 self._held.add((delivery.message_id, part.recipients[0]))
             else:
-                delivery.entry = self._schedule.add_known(
+                delivery.entry = self.schedule.add_known(
                     part.due_at, delivery.message_id, part.recipients[0]
                 )
                 self.waiting += 1
 
     def waits(self, entry: int) -> bool:
-        return self._schedule.knows(entry)
+        return self.schedule.knows(entry)
 
     def hasten(self, entry: int, due_at: float, message_id: int, part: int) -> bool:
-        return self._schedule.hasten(entry, due_at, message_id, part)
+        return self.schedule.hasten(entry, due_at, message_id, part)
 
     def take_due(self, now: float, limit: int) -> list[Delivery]:
         """At most `limit` that are due; they are being relayed from now on."""
         taken: list[Delivery] = []
         wanted = limit
         while wanted:
-            due = self._schedule.take_due(now, wanted)
+            due = self.schedule.take_due(now, wanted)
             for entry in due:
                 delivery = self._take(entry, now)
                 if delivery is not None:
                     taken.append(delivery)
             # Those passed over make room for others, if any are due.
             wanted = limit - len(taken) if len(due) == wanted else 0
-        self._relaying.update([((one.message_id, one.part), one) for one in taken])
         return taken
 
     def begin(self, delivery: Delivery) -> None:
@@ -181,10 +186,11 @@ class Standing:
                 self._held.discard(key)
             else:
                 self.waiting -= 1
+                self._over += 1
 
     def hold(self, message_id: int, part: Open) -> None:
         """One that waits does so no more."""
-        self._schedule.remove(message_id, part.recipients[0])
+        self.schedule.remove(message_id, part.recipients[0])
         self.waiting -= 1
         self._held.add((message_id, part.recipients[0]))
 
@@ -204,8 +210,41 @@ class Standing:
 
     def put_forward(self, message_id: int, part: Open) -> None:
         """One that waits does so until part.due_at instead."""
-        self._schedule.remove(message_id, part.recipients[0])
-        self._schedule.add(part.due_at, message_id, part.recipients[0])
+        self.schedule.remove(message_id, part.recipients[0])
+        self.schedule.add(part.due_at, message_id, part.recipients[0])
+
+    # -- what may not be, and selfcheck.py looks for ---------------------------------------------
+
+    def elsewhere(self) -> list[Key]:
+        """Those that are being relayed or held."""
+        return [*self._relaying, *self._held]
+
+    def elsewhere_too(self, entries: Iterable[Marked]) -> list[Marked]:
+        """Those of these entries in the schedule whose part is being relayed or held."""
+        relaying, held = self._relaying, self._held
+        return [one for one in entries if one[1:] in relaying or one[1:] in held]
+
+    def strike(self, key: Key) -> None:
+        """It is neither being relayed nor held."""
+        self._relaying.pop(key, None)
+        self._held.discard(key)
+
+    def file_lost(self, message_id: int, part: Open) -> None:
+        """One that waits has lost its entry in the schedule."""
+        self.schedule.add(part.due_at, message_id, part.recipients[0])
+
+    def recount(self, parts: int) -> None:
+        """So many are open in all."""
+        self.waiting += parts - len(self)
+
+    @property
+    def surplus(self) -> int:
+        """Entries in the schedule that nothing accounts for; below 0: that are missing."""
+        return len(self.schedule) - self.waiting - self._over
+
+    def account_for(self, surplus: int) -> None:
+        """Let these be for parts that are over: they will be passed over."""
+        self._over += surplus
 
     def has_gone_back(self, now: float) -> bool:
         """Whether the clock was set back since this was last asked."""
@@ -218,7 +257,7 @@ class Standing:
 
     def hasten_all(self, latest: float) -> None:
         """Let nothing wait for longer than until `latest`."""
-        self._schedule.hasten_all(latest)
+        self.schedule.hasten_all(latest)
 
     def _take(self, entry: Entry, now: float) -> Delivery | None:
         """The delivery whose turn has come; None for what waits no more."""
@@ -227,20 +266,26 @@ class Standing:
             state = self._state_of(message_id)
         except StoreDamaged as error:
             logger.error("message %s: %s", message_name(message_id), error)
-            self._schedule.add(now + _DAMAGED_RETRY_S, message_id, number)
+            self.schedule.add(now + _DAMAGED_RETRY_S, message_id, number)
             return None
-        if state is None:
+        parts = () if state is None else state.open
+        part = next((part for part in parts if part.recipients[0] == number), None)
+        if state is None or part is None:
+            self._over -= 1
             return None
-        part = next((part for part in state.open if part.recipients[0] == number), None)
-        if part is None:
+        if (key := (message_id, number)) in self._relaying or key in self._held:
+            # It would be delivered twice.
+            found = f"it was due though it is {self.word(message_id, part)}"
+            self._violations.note_part(message_id, number, found, "passed over")
             return None
         self.waiting -= 1
         if part.held:
-            self._held.add((message_id, number))
+            self._held.add(key)
             return None
         delivery = delivery_of(message_id, state, part, due_at)
         # No message is from the future.
         delivery.arrived_at = min(delivery.arrived_at, now)
+        self._relaying[key] = delivery
         return delivery
 
 

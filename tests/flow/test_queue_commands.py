@@ -69,11 +69,13 @@ def test_status_fits_a_screen_and_has_all_of_it_in_json(gateway: Gateway) -> Non
     assert (told["waiting"], told["relaying"], told["held"]) == (2, 0, 0)
     assert told["listening"] == [gateway.spec]
     assert (told["messages_done"], told["in_doubt"], told["dead_sites"]) == (0, 0, 0)
+    assert told["violations"] == 0
     assert 3500 < told["next_due_at"] - time.time() <= 3600
     assert told["uptime_s"] < 60
     screen = lines("status", at=gateway)
     assert len(screen) < 24
     assert any("2 deliveries, the next due in " in line for line in screen)
+    assert "self-check 0 violations since the start" in screen
 
 
 def test_a_list_has_a_line_for_each_delivery_with_the_remotes_words(gateway: Gateway) -> None:

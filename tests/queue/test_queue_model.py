@@ -10,16 +10,19 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gwrelay.message.envelope import Envelope, Message, Recipient
 from gwrelay.message.outcome import Kind
-from gwrelay.queue import mailqueue, schedule
+from gwrelay.queue import mailqueue, schedule, selfcheck
 from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.draft import Draft
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import HOLD, RETRY, WAIT, RetryPolicy
@@ -48,6 +51,11 @@ Who = tuple[int, int]
 
 class SteppedStore(MemoryStore):
     """Gives out one message at a time, as it is then."""
+
+    def ids(self) -> Iterator[list[int]]:
+        for message_id in sorted(self._states):
+            if message_id in self._states:
+                yield [message_id]
 
     def load(self) -> Iterator[list[tuple[int, State]]]:
         for message_id in sorted(self._states):
@@ -82,9 +90,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.fresh: set[Who] = set()
         #: Put back at some time; hasten() may be asked for any of them, whatever they do now.
         self.put_back: list[Delivery] = []
-        self.tidy_above, schedule._TIDY_ABOVE = schedule._TIDY_ABOVE, 2
+        self.drafts: list[Draft] = []
+        #: A self-check under way.
+        self.check: Iterator[float] = iter(())
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(schedule, "_TIDY_ABOVE", 2)
+        self.patch.setattr(selfcheck, "_ENTRIES_AT_ONCE", 2)
+        self.patch.setattr(selfcheck, "_MESSAGES_AT_ONCE", 2)
         # As many at a time as come.
-        self.every_s, mailqueue._WARNING_EVERY_S = mailqueue._WARNING_EVERY_S, 0.0
+        self.patch.setattr(mailqueue, "_WARNING_EVERY_S", 0.0)
 
     def start(self, load_later: bool) -> Queue:
         queue = Queue(
@@ -156,10 +170,16 @@ class QueueMachine(RuleBasedStateMachine):
     def add(self, domains: list[str], reverse_path: str, notify: str) -> None:
         who = tuple(Recipient(f"u{n}@{name}", notify) for n, name in enumerate(domains))
         about = Envelope(reverse_path, who)
-        message_id = self.queue.add_message(about, CONTENT)
+        draft = self.drafts.pop() if self.drafts else self.queue.draft()
+        message_id = draft.accept(about, CONTENT).id
         self.note_message(message_id, about)
         if reverse_path:
             self.fresh.update((message_id, n) for n in range(len(who)))
+
+    @rule()
+    def draft(self) -> None:
+        """A client begins a message, and is slow to end it."""
+        self.drafts.append(self.queue.draft())
 
     @rule(limit=st.integers(1, 4))
     def take(self, limit: int) -> None:
@@ -373,6 +393,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.relaying.clear()
         self.put_back.clear()
         self.fresh.clear()
+        self.drafts.clear()
+        self.check = iter(())
         parts = [(m, part) for m, state in loaded(self.store) for part in state.open]
         back = {(message_id, n) for message_id, part in parts for n in part.recipients}
         self.held = {(m, n) for m, part in parts for n in part.recipients if part.held}
@@ -394,7 +416,19 @@ class QueueMachine(RuleBasedStateMachine):
         self.unsynced_reports.clear()
         self.queue = self.start(load_later)
 
+    @precondition(lambda self: self.queue.is_loaded)
+    @rule(steps=st.integers(1, 4))
+    def go_on_checking(self, steps: int) -> None:
+        """A self-check, some steps at a time; whatever else happens between them."""
+        for _ in range(steps):
+            if next(self.check, None) is None:
+                self.check = self.queue.selfcheck.round()
+
     # -- what must hold --------------------------------------------------------------------
+
+    @invariant()
+    def the_self_check_raises_no_false_alarm(self) -> None:
+        assert self.queue.violations.count == 0
 
     @invariant()
     def every_recipient_is_open_or_ended_once(self) -> None:
@@ -428,8 +462,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert warned == self.marked & self.open
 
     def teardown(self) -> None:
-        schedule._TIDY_ABOVE = self.tidy_above
-        mailqueue._WARNING_EVERY_S = self.every_s
+        self.patch.undo()
         self.deliver_all()
 
     def deliver_all(self) -> None:
@@ -441,6 +474,9 @@ class QueueMachine(RuleBasedStateMachine):
         for delivery in list(self.relaying):
             self.settle_as(delivery, dict.fromkeys(delivery.recipients, DELIVERED))
         self.relaying.clear()
+        for _ in chain(self.check, self.queue.selfcheck.round()):
+            pass
+        assert self.queue.violations.count == 0
         self.now += 2000
         while due := self.queue.get_waiting():
             for delivery in due:

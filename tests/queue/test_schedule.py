@@ -1,9 +1,10 @@
 """The picture of what waits, in memory."""
 
 import gc
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gwrelay.queue.schedule import Schedule
@@ -224,3 +225,79 @@ def test_what_is_due_behind_the_last_of_what_was_removed_is_taken(
     schedule.remove(2, 0)
     schedule.add(5.0, 3, 0)
     assert schedule.take_due(10.0, 9) == [(5.0, 3, 0)]
+
+
+_STEPS = ("add", "add first", "take", "put forward", "hasten", "remove")
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=400)
+def test_a_walk_marks_all_that_is_there_at_its_end_and_nothing_that_never_was(seed: int) -> None:
+    """Whatever comes and goes between its steps, and whether or not it is tidied up."""
+    rng = random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gwrelay.queue.schedule._TIDY_ABOVE", rng.choice([1, 10, 20, 1000]))
+        patch.setattr("gwrelay.queue.schedule._TIDIED_AT_ONCE", rng.randint(1, 4))
+        schedule, numbers, there = Schedule(), {}, {}
+        steps = (
+            ["add"] * 50
+            + ["add first"] * 10
+            + rng.choices(_STEPS, [rng.random() ** 2 for _ in _STEPS], k=120)
+        )
+        steps[rng.randint(60, 170)] = "hasten all"
+        begins_at, pace = rng.randint(60, 150), rng.uniform(0.2, 0.8)
+        for n, step in enumerate(steps):
+            if n == begins_at:
+                schedule.begin_walk(seed=n)
+            # What is added late tends to be due early: that moves most.
+            at = rng.uniform(0.0, 1000.0) / (1 + n)
+            some = rng.choice(list(there) or [0])
+            if step == "add":
+                numbers[n] = schedule.add_known(at, n, 0)
+                there[n] = at
+            elif step == "add first":
+                schedule.add_first(at, n, 0)
+                there[n] = at
+            elif step == "put forward" and there:
+                schedule.remove(some, 0)
+                schedule.add(at, some, 0)
+            elif step == "remove" and there:
+                schedule.remove(some, 0)
+                del there[some]
+            elif step == "hasten" and some in numbers:
+                schedule.hasten(numbers.pop(some), at, some, 0)
+            elif step == "take":
+                for _, taken, _ in schedule.take_due(1000.0, rng.randint(1, 2)):
+                    del there[taken]
+            elif step == "hasten all":
+                schedule.hasten_all(at)
+            while n >= begins_at and rng.random() < pace:
+                found = schedule.walk_on(2)
+                assert {message_id for _, message_id, _ in found or ()} <= there.keys()
+        while schedule.walk_on(2) is not None:
+            pass
+        assert {m for m in there if not schedule.is_marked(m, 0)} == set()
+        assert not any(schedule.is_marked(m, 1) for m in range(len(steps)))
+
+
+def test_a_walk_does_not_follow_those_that_come_into_the_line() -> None:
+    """Mail may come faster than the walk goes on."""
+    schedule = Schedule()
+    for message_id in range(4):
+        schedule.add_first(1.0, message_id, 0)
+    schedule.begin_walk(seed=1)
+    met = []
+    for message_id in range(4, 8):
+        met += [one[1] for one in schedule.walk_on(2) or ()]
+        schedule.add_first(1.0, message_id, 0)
+    assert met == [3, 2, 1, 0]
+    assert all(schedule.is_marked(message_id, 0) for message_id in range(8))
+
+
+def test_one_entry_of_two_is_dropped_by_its_number() -> None:
+    schedule = scheduled((5.0, 1, 0), (7.0, 1, 0))
+    schedule.begin_walk(seed=1)
+    (first, *_), (second, *_) = schedule.walk_on(9)
+    schedule.drop(min(first, second))
+    assert len(schedule) == 1
+    assert schedule.take_due(100.0, 9) == [(7.0, 1, 0)]
