@@ -283,6 +283,10 @@ class Spool:
                 with contextlib.suppress(KeyError):
                     yield key, self._index.state(key)
 
+    def keys(self) -> Iterator[list[int]]:
+        """The keys of items(), in small lists."""
+        return self._slices()
+
     def load(self) -> Iterator[list[tuple[int, bytes]]]:
         """(key, newest state) of every key that lived when the spool was opened, once each, in
         small lists, oldest first, some of them empty: what to do in one go while others wait.

@@ -24,6 +24,7 @@ class OpenCount:
 
     def visit(self, message_id: int, parts: int) -> None:
         """Its turn has come, and it has so many now.  Ascending."""
-        if not self.has(message_id):
-            self.parts += parts
-        self._reached = max(self._reached, min(message_id, self._until - 1))
+        if message_id < self._until:
+            if message_id not in self._early:
+                self.parts += parts
+            self._reached = message_id

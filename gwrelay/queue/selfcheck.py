@@ -37,7 +37,12 @@ _SHARE = 0.004
 #: Seconds until what looks wrong is looked at again.
 _MOMENT_S = 1.0
 #: Entries, and messages, in one step (bench/selfcheck.py).
-_ENTRIES_AT_ONCE, _MESSAGES_AT_ONCE = 2000, 500
+_ENTRIES_AT_ONCE, _MESSAGES_AT_ONCE = 1000, 250
+
+
+def pause_s(least_s: float, took_s: float) -> float:
+    """Seconds to wait after a step that took so many, at least `least_s`."""
+    return max(least_s, took_s / _SHARE)
 
 
 class SelfCheck:
@@ -83,9 +88,9 @@ class SelfCheck:
         steps = self.round()
         try:
             began = time.perf_counter()
-            for pause_s in steps:
+            for least_s in steps:
                 took_s = time.perf_counter() - began
-                if stop.wait(max(pause_s, took_s / _SHARE)):
+                if stop.wait(pause_s(least_s, took_s)):
                     return
                 began = time.perf_counter()
         finally:
@@ -148,7 +153,7 @@ class SelfCheck:
                 if self.open_count is not None:
                     self.open_count.visit(message_id, len(parts))
                 for part in parts:
-                    if self._is_wrong(message_id, part):
+                    if self._looks_wrong(message_id, part):
                         odd.append((message_id, part.recipients[0]))
         return odd
 
@@ -160,7 +165,7 @@ class SelfCheck:
             return ()
         return () if state is None else state.open
 
-    def _is_wrong(self, message_id: int, part: Open) -> bool:
+    def _looks_wrong(self, message_id: int, part: Open) -> bool:
         word = self._standing.word(message_id, part)
         if word == WAITING:
             return bool(part.held) or not self._schedule.is_marked(message_id, part.recipients[0])
@@ -170,7 +175,7 @@ class SelfCheck:
         with self._lock:
             for message_id, number in odd:
                 for part in self._open(message_id):
-                    if part.recipients[0] == number and self._is_wrong(message_id, part):
+                    if part.recipients[0] == number and self._looks_wrong(message_id, part):
                         self._put_right(message_id, part)
         self._changed()
 

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import spool
@@ -29,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: What a spool has done, for those who tell it.
 SpoolCounters = spool.Counters
-
-#: Of messages listed, in one go.
-_IDS_AT_ONCE = 100
 
 
 class _Notes:
@@ -82,9 +78,7 @@ class SpoolStore:
                 yield _decoded(batch)
 
     def ids(self) -> Iterator[list[int]]:
-        items = self._log.items()
-        while some := [key for key, _ in islice(items, _IDS_AT_ONCE)]:
-            yield some
+        return self._log.keys()
 
     def state(self, message_id: int) -> State | None:
         try:

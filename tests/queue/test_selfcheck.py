@@ -2,7 +2,7 @@
 only looks like one is none."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from types import SimpleNamespace
 
@@ -41,6 +41,13 @@ class HookedStore(MemoryStore):
     accepted: Callable[[], None] | None = None
     flushing: Callable[[], None] | None = None
     fails = False
+
+    def ids(self) -> Iterator[list[int]]:
+        """One by one, those that come meanwhile too."""
+        last = -1
+        while some := sorted(n for n in self._states if n > last)[:1]:
+            [last] = some
+            yield some
 
     def accept(self, new: NewMessage) -> None:
         super().accept(new)
