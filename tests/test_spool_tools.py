@@ -689,6 +689,7 @@ def test_compact_lets_be_what_is_less_dead_than_its_ratio(top, capsys):
 
 @pytest.mark.parametrize("command", ["compact", "repair"])
 def test_a_gateway_has_all_spools_also_while_a_worker_is_started_again(top, command, capsys):
+    Spool(top / "worker-0").close()
     held = spooldirectory.lock(top)
     assert run(["spool", command, "--spool", str(top)]) == 3
     assert capsys.readouterr().err == (

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from support.fake_gateway import LAST_ID
-from support.processes import Program, await_true, children, has_open
+from support.processes import Program, await_true, children, free_port, has_open
 
 _TESTS = Path(__file__).resolve().parent
 
@@ -289,8 +289,9 @@ def test_a_second_one_is_refused_at_once_and_told_who_has_it(
 def test_one_that_comes_after_a_kill_waits_for_the_workers_to_be_gone(
     supervised: Supervised, tmp_path: Path
 ) -> None:
-    supervised.plan(0, "deaf")
-    supervised.start("--workers=1")
+    """They have the directory, and its port."""
+    listen = f"--listen=127.0.0.1:{free_port()}"
+    supervised.start("--workers=1", listen)
     [life] = supervised.await_lives(0, 1)
     os.kill(life.pid, signal.SIGSTOP)  # so that it does not see the end of the line
     os.kill(supervised.running.popen.pid, signal.SIGKILL)
@@ -298,10 +299,9 @@ def test_one_that_comes_after_a_kill_waits_for_the_workers_to_be_gone(
     (tmp_path / "second").mkdir()
     second = Supervised(tmp_path / "second")
     second.spool = supervised.spool
-    second.launch()
+    second.launch(listen)
     try:
         await_true(lambda: has_open(second.running.popen.pid, second.spool / "lock"), "its look")
-        assert second.running.popen.poll() is None
         os.kill(life.pid, signal.SIGKILL)
         second.running.await_ready(lambda: "ready: listening" in second.log)
     finally:
