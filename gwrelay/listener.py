@@ -18,7 +18,7 @@ from gevent.server import StreamServer
 
 from gwrelay.board import Column
 from gwrelay.errors import StoreFailed, StoreFull
-from gwrelay.message.envelope import Envelope, Message, message_name
+from gwrelay.message.envelope import Envelope, Message
 from gwrelay.message.reply import Reply
 from gwrelay.message.trace import received
 from gwrelay.notation import Endpoint, FreeSpace
@@ -277,7 +277,7 @@ class Client:
             else:
                 self._draft = None
                 self._doors.accepted(message, self._address)
-                return Reply(250, "2.0.0", f"Ok: queued as {message_name(message.id)}")
+                return Reply(250, "2.0.0", f"Ok: queued as {draft.name}")
         refusal = self._refusal
         self._abandon()
         return refusal
@@ -294,7 +294,7 @@ class Client:
                 self._address,
                 self._doors.policy.hostname,
                 session.protocol,
-                message_name(draft.id),
+                draft.name,
                 time.time(),
                 one,
             )

@@ -8,6 +8,7 @@ second PUT) must outlive the segment of the PUT it ends, or a replay would reviv
 """
 
 import struct
+from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,21 +48,25 @@ class Index:
     def __init__(self) -> None:
         self._keys = Keydir()
         self._chunks: dict[int, bytearray] = {}
-        self._living: dict[int, int] = {}
+        #: Bytes of living records, by segment.
+        self._living: defaultdict[int, int] = defaultdict(int)
         self._guards: dict[int, set[int]] = {}
         self.last_key = 0
         #: Keys up to this one may still be admitted; 0: none.
         self._expected = 0
         #: Of such keys: (segment, record) of each AMEND and DROP.
         self._early: dict[int, list[tuple[int, Amend | Drop]]] = {}
-        #: Bytes of all living records.
-        self.living_bytes = 0
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __contains__(self, key: int) -> bool:
         return key in self._keys
+
+    @property
+    def living_bytes(self) -> int:
+        """Bytes of all living records."""
+        return sum(self._living.values())
 
     def slices(self) -> Iterator[list[int]]:
         """Living keys, ascending, list by list, each as it is when it is asked for."""
@@ -179,7 +184,7 @@ class Index:
                 charges[amended_in] = charges.get(amended_in, 0) + amended
             admitted.append(key)
         for segment, size in charges.items():
-            self._charge(segment, size)
+            self._living[segment] += size
         if not early:
             return admitted
         for key in admitted:
@@ -209,11 +214,11 @@ class Index:
             segment, _, length, size = _CHUNK.unpack_from(table, at)
             if length and not _CHUNK.unpack_from(known, at)[2]:
                 known[at : at + _CHUNK.size] = table[at : at + _CHUNK.size]
-                self._charge(segment, size)
+                self._living[segment] += size
 
     def forget_chunks(self, key: int) -> None:
         for segment, _, _, size in _CHUNK.iter_unpack(self._chunks.pop(key, b"")):
-            self._charge(segment, -size)
+            self._living[segment] -= size
 
     def segments_needed(self) -> set[int]:
         """Those that hold living bytes."""
@@ -272,7 +277,7 @@ class Index:
             self._end(segment, table[key])
         size = len(state) + len(head) + len(body) + _OVERHEAD
         table[key] = _pack(segment, offset, length, size, 0) + state
-        self._charge(segment, size)
+        self._living[segment] += size
         if key > self.last_key:
             self.last_key = key
 
@@ -286,9 +291,9 @@ class Index:
             return
         put_in, offset, length, size, amended_in = _KEY.unpack_from(before)
         if amended_in:
-            self._charge(amended_in, _KEY.size - _OVERHEAD - len(before))
+            self._living[amended_in] += _KEY.size - _OVERHEAD - len(before)
         table[key] = _KEY.pack(put_in, offset, length, size, segment) + state
-        self._charge(segment, len(state) + _OVERHEAD)
+        self._living[segment] += len(state) + _OVERHEAD
 
     def _drop(self, segment: int, key: int) -> None:
         if key <= self._expected:
@@ -304,9 +309,9 @@ class Index:
     def _end(self, segment: int, before: bytes) -> None:
         """A record in `segment` ends the PUT, and the AMEND if any, that `before` describes."""
         put_in, _, _, size, amended_in = _KEY.unpack_from(before)
-        self._charge(put_in, -size)
+        self._living[put_in] -= size
         if amended_in:
-            self._charge(amended_in, _KEY.size - _OVERHEAD - len(before))
+            self._living[amended_in] += _KEY.size - _OVERHEAD - len(before)
         if put_in != segment:
             self._guards.setdefault(segment, set()).add(put_in)
 
@@ -316,16 +321,12 @@ class Index:
         if len(places) < at + _CHUNK.size:
             places.extend(bytes(at + _CHUNK.size - len(places)))
         replaced_in, _, _, replaced = _CHUNK.unpack_from(places, at)
-        self._charge(replaced_in, -replaced)
+        self._living[replaced_in] -= replaced
         size = len(chunk.piece) + _OVERHEAD
         _CHUNK.pack_into(places, at, *place, size)
-        self._charge(place.segment, size)
+        self._living[place.segment] += size
         if chunk.key > self.last_key:
             self.last_key = chunk.key
-
-    def _charge(self, segment: int, size: int) -> None:
-        self._living[segment] = self._living.get(segment, 0) + size
-        self.living_bytes += size
 
 
 def states_in(block: Block) -> Iterator[tuple[int, int, bytes]]:

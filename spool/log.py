@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from operator import attrgetter
 from zlib import crc32
 
 from spool import segment as segments
@@ -36,6 +37,7 @@ from spool.supply import Supply
 #: This part of each segment is left to settlements (`kept` entries): while the disk is full they
 #: end what was accepted, and so make room.
 _RESERVE_SHARE = 64
+_by_offset = attrgetter("offset")
 #: Room behind the last frame of a segment, as a part of it, that is given back when it ends.
 _WORTH_CUTTING = 8
 
@@ -419,7 +421,7 @@ class Log:
             raise
         self._counters.syncs += 1
         self._counters.durable_bytes += tail - segment.end
-        landed = sorted([*notes, *entries], key=_offset) if notes else entries
+        landed = sorted([*notes, *entries], key=_by_offset) if notes else entries
         segment.end, segment.serial = tail, serial
         if landed:
             segment.last = landed[-1].offset
@@ -471,7 +473,3 @@ class Log:
         for entry in (*entries, *self._again):
             entry.error = kind(str(error))
         return entries
-
-
-def _offset(entry: Entry) -> int:
-    return entry.offset

@@ -211,7 +211,7 @@ class Spool:
         """
         entry = Entry(batch, waits=False, kept=True)
         with self._lock:
-            waits = any(self._unlanded.gathered(record.key) for record in batch)
+            waits = self._unlanded.gathered(batch)
             if waits or self._closed or not self._log.note(entry):
                 self._committer.gather(entry)
             self._unlanded.add(entry)

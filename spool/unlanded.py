@@ -3,8 +3,10 @@
 The log has one order, and a key may have several records on their way into it: the last counts.
 """
 
+from collections.abc import Sequence
+
 from spool.entry import Entry
-from spool.frame import Amend, Drop, Put
+from spool.frame import Amend, Drop, Put, Record
 
 
 class Unlanded:
@@ -29,10 +31,13 @@ class Unlanded:
             return
         for record in entry.batch:
             on_their_way = self._of.get(record[0])
-            if on_their_way is not None:
+            if on_their_way is None:
+                continue
+            if len(on_their_way) > 1 or on_their_way[0][1] is not entry:
                 on_their_way[:] = [one for one in on_their_way if one[1] is not entry]
-                if not on_their_way:
-                    del self._of[record[0]]
+                if on_their_way:
+                    continue
+            del self._of[record[0]]
 
     def newest(self, key: int) -> Put | Amend | Drop | None:
         """The last record of the key; None when all of them are durable."""
@@ -49,6 +54,12 @@ class Unlanded:
                 found = None
         return found
 
-    def gathered(self, key: int) -> bool:
-        """Whether something of the key waits for its commit to be written at all."""
-        return any(not entry.noted for _, entry in self._of.get(key, ()))
+    def gathered(self, batch: Sequence[Record]) -> bool:
+        """Whether something of a key in `batch` waits for its commit to be written at all."""
+        of = self._of
+        if of:
+            for record in batch:
+                for _, entry in of.get(record.key, ()):
+                    if not entry.noted:
+                        return True
+        return False

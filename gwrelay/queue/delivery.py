@@ -19,6 +19,7 @@ class Delivery:
         "entry",
         "is_bounce",
         "message_id",
+        "part",
         "recall",
         "recipients",
         "sender",
@@ -41,6 +42,8 @@ class Delivery:
         self.destination = destination
         #: Indexes into the envelope's recipients, those still open.
         self.recipients = recipients
+        #: Which part of the message: its first recipient.
+        self.part = recipients[0]
         #: Unix seconds.
         self.arrived_at = arrived_at
         self.is_bounce = is_bounce
@@ -57,11 +60,6 @@ class Delivery:
         #: While it is being relayed only in so far as it is ready for that: gives it back, and says
         #: whether it did.
         self.recall: Callable[[Delivery], bool] | None = None
-
-    @property
-    def part(self) -> int:
-        """Which part of the message: its first recipient."""
-        return self.recipients[0]
 
     @property
     def turn(self) -> int:

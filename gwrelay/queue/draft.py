@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from gwrelay.message.envelope import Envelope, Message
+from gwrelay.message.envelope import Envelope, Message, message_name
 from gwrelay.queue.store import Store
 
 
@@ -20,10 +20,12 @@ class Draft:
     Ends with accept() or abandon(); one that a crash interrupts leaves nothing behind.
     """
 
-    __slots__ = ("_pieces", "_queue", "_size_bytes", "_store", "id")
+    __slots__ = ("_pieces", "_queue", "_size_bytes", "_store", "id", "name")
 
     def __init__(self, queue: Accepting, store: Store) -> None:
         self.id = store.next_id()
+        #: As people see it.
+        self.name = message_name(self.id)
         self._queue = queue
         self._store = store
         self._pieces = 0

@@ -51,6 +51,9 @@ from gwrelay.queue.violations import Violations
 
 logger = logging.getLogger(__name__)
 
+#: A NamedTuple from all its fields.  Calling the class is Python of its own.
+_new = tuple.__new__
+
 #: Bytes of content kept in memory from accept to the first attempt, so that mail that is
 #: delivered at once is never read back from disk.
 RESIDENT_BYTES = 64 * 1024 * 1024
@@ -202,11 +205,11 @@ class Queue:
         self, message_id: int, envelope: Envelope, content: bytes, pieces: int, size_bytes: int
     ) -> Message:
         """What Draft.accept() does; `content` follows `pieces` that were laid aside."""
-        message = Message(message_id, self._clock(), size_bytes, envelope)
+        message = _new(Message, (message_id, self._clock(), size_bytes, envelope))
         state = first_state(message, number_of(envelope.reverse_path, self._fair_by))
         self._arriving.add(message_id)
         try:
-            self._store.accept(NewMessage(message, state, content, pieces))
+            self._store.accept(_new(NewMessage, (message, state, content, pieces)))
             with self._lock:
                 if not pieces:
                     self._resident.keep(message, content, state)
@@ -482,8 +485,10 @@ class Queue:
                 logger.error("message %s to %s is held: %s", name, part.destination, part.held)
         if report is not None:
             self._file_report(report)
-        self.on_change()
-        return Settled(settlement, message, report.message if report else None, tuple(delayed))
+        if settlement.remaining or report is not None:
+            self.on_change()
+        told = report.message if report else None
+        return _new(Settled, (settlement, message, told, tuple(delayed)))
 
     def _warned(
         self,
@@ -670,14 +675,18 @@ class Queue:
 
 def _after(before: State, delivery: Delivery, remaining: tuple[Open, ...]) -> State:
     """The state when `remaining` is what stays of `delivery`."""
-    others = []
-    for part in before.open:
-        if part.recipients[0] != delivery.part:
-            others.append(part)
-        elif part.warned:
-            # As it is in the log, where it may have come while the delivery was under way.
-            remaining = tuple([one._replace(warned=True) for one in remaining])
-    return State(before.arrived_at, before.is_bounce, (*others, *remaining), before.sender)
+    arrived_at, is_bounce, parts, sender = before
+    number = delivery.part
+    if len(parts) != 1 or parts[0].recipients[0] != number or parts[0].warned:
+        others = []
+        for part in parts:
+            if part.recipients[0] != number:
+                others.append(part)
+            elif part.warned:
+                # As it is in the log, where it may have come while the delivery was under way.
+                remaining = tuple([one._replace(warned=True) for one in remaining])
+        remaining = (*others, *remaining)
+    return _new(State, (arrived_at, is_bounce, remaining, sender))
 
 
 def _due_at(state: State, due_at: float) -> State:

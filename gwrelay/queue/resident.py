@@ -1,10 +1,13 @@
 """Messages still in memory from accept to their first attempt, so that what is delivered
 at once is never read back from disk.  A budget bounds it; the rest waits on disk."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gwrelay.message.envelope import Message
 from gwrelay.queue.store import State
+
+_new = tuple.__new__
 
 
 class Kept(NamedTuple):
@@ -20,19 +23,18 @@ class Resident:
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
         self._kept: dict[int, Kept] = {}
+        #: None for what is not here.  Asked six times for each delivery: no method of ours.
+        self.get: Callable[[int], Kept | None] = self._kept.get
 
     def keep(self, message: Message, content: bytes, state: State) -> None:
         if len(content) <= self._left_bytes:
             self._left_bytes -= len(content)
-            self._kept[message.id] = Kept(message, content, state)
+            self._kept[message.id] = _new(Kept, (message, content, state))
 
     def amend(self, message_id: int, state: State) -> None:
         if kept := self._kept.get(message_id):
-            self._kept[message_id] = kept._replace(state=state)
+            self._kept[message_id] = _new(Kept, (kept.message, kept.content, state))
 
     def drop(self, message_id: int) -> None:
         if kept := self._kept.pop(message_id, None):
             self._left_bytes += len(kept.content)
-
-    def get(self, message_id: int) -> Kept | None:
-        return self._kept.get(message_id)

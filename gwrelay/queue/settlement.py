@@ -10,6 +10,9 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.retry import HOLD, RetryPolicy, hint_s
 from gwrelay.queue.store import Doubt, Host, Open
 
+#: A NamedTuple from all its fields.  Calling the class is Python of its own.
+_new = tuple.__new__
+
 #: RFC 3463 3.5: delivery time expired.
 EXPIRED = "4.4.7"
 
@@ -64,7 +67,10 @@ def settle(
     """
     if outcomes.keys() != set(delivery.recipients):
         raise AccountingError(f"{delivery}: outcomes for {sorted(outcomes)}")
-    if all(told.kind is Kind.DELIVERED and not told.relayed for told in outcomes.values()):
+    for told in outcomes.values():
+        if told.kind is not Kind.DELIVERED or told.relayed:
+            break
+    else:
         return NOTHING_ENDED
     is_over = now >= policy.expires_at(delivery.arrived_at, delivery.is_bounce)
     staying: dict[_Stays, list[int]] = {}
@@ -94,10 +100,13 @@ def without_answer(
 ) -> Open:
     """What stays of `delivery` if no answer to the final dot, about to be sent to `host`, ever
     comes: the same as after an attempt that ended in doubt, but that nobody was told."""
-    doubt = Doubt(host, now, told=False)
+    doubt = _new(Doubt, (host, now, False))
     held = _doubtful(doubt) if policy.in_doubt == HOLD else ""
-    stays = _Stays(held, doubt, in_doubt=True)
-    return _part(delivery, delivery.recipients, stays, policy, now, chance)
+    attempts = delivery.attempts + 1
+    expires_at = policy.expires_at(delivery.arrived_at, delivery.is_bounce)
+    due_at = policy.due_in_doubt(attempts, now, expires_at, chance)
+    left = delivery.destination, delivery.recipients, attempts, due_at, held, doubt
+    return _new(Open, left)
 
 
 def left_in_doubt(part: Open, doubt: Doubt) -> tuple[Settlement, dict[int, Outcome]]:

@@ -136,8 +136,11 @@ class SpoolStore:
         self._log.close()
 
     def _write(self, batch: list[spool.Record], wait: bool) -> None:
-        with _translated():
+        # Not _translated(): a context manager takes six calls, for each message twice.
+        try:
             self._log.write(batch, wait)
+        except (spool.SpoolError, OSError) as error:
+            raise _translation(error) from error
 
 
 def open_spool(directory: str | os.PathLike[str], **options: Any) -> spool.Spool:
@@ -159,14 +162,17 @@ def _translated(message_id: int = 0) -> Iterator[None]:
         yield
     except KeyError:
         raise StoreFailed(f"message {message_name(message_id)} is gone") from None
-    except spool.SpoolFull as error:
-        raise StoreFull(str(error)) from error
-    except spool.CorruptFrame as error:
-        if _may_pass(error.__cause__):
-            raise StoreFailed(str(error)) from error
-        raise StoreDamaged(str(error)) from error
     except (spool.SpoolError, OSError) as error:
-        raise StoreFailed(str(error)) from error
+        raise _translation(error) from error
+
+
+def _translation(error: spool.SpoolError | OSError) -> StoreFull | StoreFailed:
+    """The gateway's word for it."""
+    if isinstance(error, spool.SpoolFull):
+        return StoreFull(str(error))
+    if isinstance(error, spool.CorruptFrame) and not _may_pass(error.__cause__):
+        return StoreDamaged(str(error))
+    return StoreFailed(str(error))
 
 
 def _may_pass(cause: BaseException | None) -> bool:

@@ -268,8 +268,13 @@ class Standing:
             logger.error("message %s: %s", message_name(message_id), error)
             self.schedule.add(now + _DAMAGED_RETRY_S, message_id, number)
             return None
-        parts = () if state is None else state.open
-        part = next((part for part in parts if part.recipients[0] == number), None)
+        part = None
+        if state is not None:
+            for part in state.open:
+                if part.recipients[0] == number:
+                    break
+            else:
+                part = None
         if state is None or part is None:
             self._over -= 1
             return None

@@ -137,6 +137,8 @@ class Store(Protocol):
 
 #: A NamedTuple from all its fields.  Calling the class is Python of its own.
 _new = tuple.__new__
+#: One for all: a new one costs more than what it packs.
+_pack = msgpack.Packer(autoreset=True).pack
 
 
 def encode_state(state: State) -> bytes:
@@ -149,9 +151,11 @@ def encode_state(state: State) -> bytes:
     `recipients` is a number when they are the first so many, as for one destination.
     """
     arrived_at, is_bounce, parts, sender = state
-    flat = [_flattened(part, arrived_at) for part in parts]
     kind = 2 * sender + is_bounce if sender else is_bounce
-    packed: bytes = msgpack.packb((arrived_at, kind, *flat))
+    if len(parts) == 1:
+        packed: bytes = _pack((arrived_at, kind, _flattened(parts[0], arrived_at)))
+    else:
+        packed = _pack((arrived_at, kind, *[_flattened(part, arrived_at) for part in parts]))
     return packed
 
 
@@ -177,7 +181,8 @@ def _flattened(part: Open, arrived_at: float) -> tuple[object, ...]:
     if warned:
         attempts = ~attempts
     count = len(recipients)
-    who = count if recipients == _first_recipients(count) else recipients
+    is_first = recipients == (_FIRST_ALONE if count == 1 else _first_recipients(count))
+    who = count if is_first else recipients
     if doubt is not None:
         untold = () if doubt.told else (False,)
         return destination, who, attempts, due_at, held, *doubt.host, doubt.since, *untold
@@ -212,7 +217,7 @@ def _doubt(exchange: str, address: str, port: int, since: float, told: bool = Tr
 
 
 def encode_message(message: Message) -> bytes:
-    packed: bytes = msgpack.packb(message)
+    packed: bytes = _pack(message)
     return packed
 
 
@@ -229,9 +234,12 @@ def decode_message(packed: bytes) -> Message:
 
 def first_state(message: Message, sender: int = 0) -> State:
     """One part for each destination, all of them due at once."""
-    by_destination: dict[str, list[int]] = {}
-    for n, recipient in enumerate(message.envelope.recipients):
-        by_destination.setdefault(recipient.domain, []).append(n)
-    now = message.arrived_at
-    parts = (Open(name, tuple(who), 0, now) for name, who in by_destination.items())
-    return State(now, not message.envelope.reverse_path, tuple(parts), sender)
+    recipients, now = message.envelope.recipients, message.arrived_at
+    if len(recipients) == 1:
+        parts: tuple[Open, ...] = (Open(recipients[0].domain, _FIRST_ALONE, 0, now),)
+    else:
+        by_destination: dict[str, list[int]] = {}
+        for n, recipient in enumerate(recipients):
+            by_destination.setdefault(recipient.domain, []).append(n)
+        parts = tuple([Open(name, tuple(who), 0, now) for name, who in by_destination.items()])
+    return _new(State, (now, not message.envelope.reverse_path, parts, sender))

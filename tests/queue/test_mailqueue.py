@@ -346,6 +346,14 @@ def test_on_change_is_called_by_everything_that_may_be_due(queue: Queue) -> None
     did("settle")
 
 
+def test_on_change_is_not_called_by_an_attempt_that_leaves_nothing(queue: Queue) -> None:
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    calls: list[str] = []
+    queue.on_change = lambda: calls.append("changed")
+    settle(queue, take(queue)["b.test"], DELIVERED)
+    assert calls == []
+
+
 # -- several destinations -------------------------------------------------------------------
 
 

@@ -49,9 +49,9 @@ def test_nobody_knows_a_key_whose_put_is_waited_for_but_those_of_copies() -> Non
     unlanded.add(copy)
     assert (unlanded.newest(1), unlanded.newest(3)) == (None, None)
     # What is noted of it now must come behind the copy, which says something older.
-    assert unlanded.gathered(2)
+    assert unlanded.gathered([Drop(2)])
     unlanded.discard(copy)
-    assert not unlanded.gathered(2)
+    assert not unlanded.gathered([Drop(2)])
 
 
 def test_what_was_noted_has_been_written() -> None:
@@ -60,4 +60,4 @@ def test_what_was_noted_has_been_written() -> None:
     noted.noted = True
     unlanded.add(noted)
     assert unlanded.newest(1) == Amend(1, b"noted")
-    assert not unlanded.gathered(1)
+    assert not unlanded.gathered([Drop(1)])
