@@ -91,6 +91,13 @@ _VERDICTS: dict[str, tuple[Verdict, ...]] = {
     for stage, *cells in (line.split() for line in _TABLE.strip().splitlines()[1:])
 }
 
+#: Of codes that say it all.
+_CLASSES: dict[int, int] = {
+    **dict.fromkeys(range(200, 300), POSITIVE),
+    **dict.fromkeys(range(400, 500), LATER),
+    354: GO_AHEAD,
+    421: LEAVING,
+}
 #: 50x and 555: about the command, unless the enhanced status says that it is about the mail.
 _ABOUT_THE_COMMAND = frozenset((500, 501, 502, 503, 504, 555))
 
@@ -102,14 +109,9 @@ def class_of(reply: Reply, our_addresses: Collection[str] = ()) -> int:
     statuses (RFC 3463 3.6: x.5.x), says that the two ends have lost step.
     """
     code = reply.code
-    if 200 <= code < 300:
-        return POSITIVE
-    if code == 354:
-        return GO_AHEAD
-    if code == 421:
-        return LEAVING
-    if 400 <= code < 500:
-        return LATER
+    known = _CLASSES.get(code)
+    if known is not None:
+        return known
     if not 500 <= code < 600:
         return ODD
     if code in _ABOUT_THE_COMMAND and reply.status[2:4] in ("", "5."):
@@ -130,7 +132,8 @@ def _names(reply: Reply, addresses: Collection[str]) -> bool:
 
 
 def verdict_on(stage: str, reply: Reply, our_addresses: Collection[str] = ()) -> Verdict:
-    return _VERDICTS[stage][class_of(reply, our_addresses)]
+    column = _CLASSES.get(reply.code)
+    return _VERDICTS[stage][class_of(reply, our_addresses) if column is None else column]
 
 
 def verdict_on_loss(stage: str) -> Verdict:

@@ -7,6 +7,7 @@ for as long as the answer is remembered.
 
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from gwrelay.mx.exchanges import Exchange
@@ -50,8 +51,9 @@ def make_plan(
     between the families.
     """
     if len(exchanges) == 1 and len(exchanges[0].addresses) == 1:
-        only = exchanges[0]
-        ordered = [Candidate(only.name, only.addresses[0], only.port, only.preference)]
+        if bad_until is None:
+            return _plan_of_one(exchanges[0])
+        ordered = [_only_candidate(exchanges[0])]
     else:
         ordered = _ordered(exchanges, prefer, rng)
     if bad_until is None:
@@ -64,6 +66,16 @@ def make_plan(
     chosen = _balanced(unmarked, limit)
     chosen += [candidate for until, _, candidate in marked if until > 0.0][: limit - len(chosen)]
     return Plan(tuple(chosen), 0.0)
+
+
+def _only_candidate(exchange: Exchange) -> Candidate:
+    return Candidate(exchange.name, exchange.addresses[0], exchange.port, exchange.preference)
+
+
+# Every message to a smart host, or to a domain with one small exchange, has this plan.
+@lru_cache(maxsize=1024)
+def _plan_of_one(exchange: Exchange) -> Plan:
+    return Plan((_only_candidate(exchange),), 0.0)
 
 
 def _ordered(exchanges: Sequence[Exchange], prefer: str, rng: random.Random) -> list[Candidate]:

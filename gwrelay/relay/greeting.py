@@ -138,10 +138,14 @@ class SecureGreeting(Greeting):
 
     def suits(self, connection: Connection, candidate: Candidate, delivery: Delivery) -> bool:
         """Whether it is protected as `delivery` demands, for this exchange and as this user."""
-        begun = self._prepared()
+        begun = self._approach or self._prepared()
         demand = self._security.policy.demand(delivery.destination)
         # Nearly always: one more of the same, through what was begun for it.
-        if demand == begun.demand and candidate.exchange == begun.exchange and not begun.is_clear:
+        if (
+            demand == begun.demand
+            and candidate.exchange == begun.exchange
+            and begun.way is not Way.CLEAR
+        ):
             return True
         wanted = self._approach_to(candidate, delivery)
         if begun.access != wanted.access:

@@ -39,8 +39,6 @@ def is_incapable(verdict: Outcome) -> bool:
 def left_for_the_next(batch: Sequence[int], told: Mapping[int, Outcome]) -> list[int]:
     """Those of whom this transaction said nothing but that it had enough: they go in the next one,
     at once, provided that it said something of the others."""
-    if len(batch) == 1:
-        return []
     left = [n for n in batch if _is_one_too_many(told[n]) or _is_cut_off(told[n])]
     return left if len(left) < len(batch) else []
 

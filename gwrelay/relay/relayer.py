@@ -121,7 +121,9 @@ class ManagedRelayerMixin:
         candidates = self._candidates(doubt)
         for n, candidate in enumerate(candidates, start=1):
             self._sessions.is_last_resort = n == len(candidates)
-            pending = [r for r in delivery.recipients if may_ask_another(told.get(r), doubt)]
+            pending = list(delivery.recipients)
+            if told:
+                pending = [r for r in pending if may_ask_another(told.get(r), doubt)]
             if not pending or sessions == self._settings.max_sessions:
                 break
             passed_over = self._over(candidate, message, pending)
@@ -145,10 +147,11 @@ class ManagedRelayerMixin:
                 self.attempts.notify_no_connection(self, delivery, unreached)
                 return
             told = dict.fromkeys(delivery.recipients, unreached) | told
-        if all(verdict.kind is Kind.DELIVERED for verdict in told.values()):
-            self.attempts.notify_success(self, delivery, told)
-        else:
-            self.attempts.notify_failure(self, delivery, told)
+        for verdict in told.values():
+            if verdict.kind is not Kind.DELIVERED:
+                self.attempts.notify_failure(self, delivery, told)
+                return
+        self.attempts.notify_success(self, delivery, told)
 
     def _next(self) -> Delivery | None:
         if self.stopping:
@@ -178,11 +181,9 @@ class ManagedRelayerMixin:
         others = tuple(c for c in candidates if c[1:3] != kept[1:3])
         return (kept, *others)[: len(candidates)]
 
-    def _over(
-        self, candidate: Candidate, message: Message, pending: Sequence[int]
-    ) -> Outcome | None:
+    def _over(self, candidate: Candidate, message: Message, pending: list[int]) -> Outcome | None:
         """Ask this host about the `pending` recipients; or say why it cannot be used."""
-        waiting = list(pending)
+        waiting = pending
         while waiting:
             batch = waiting[: self._settings.recipients_per_message]
             is_last = len(batch) == len(waiting)
@@ -192,10 +193,12 @@ class ManagedRelayerMixin:
                     return answer
                 self._note(dict.fromkeys(waiting, answer))
                 return None
-            again = left_for_the_next(batch, answer)
-            waiting = again + waiting[len(batch) :]
-            for n in again:
-                del answer[n]
+            waiting = waiting[len(batch) :]
+            if len(batch) > 1:
+                again = left_for_the_next(batch, answer)
+                waiting = again + waiting
+                for n in again:
+                    del answer[n]
             self._note(answer)
         return None
 
@@ -204,7 +207,7 @@ class ManagedRelayerMixin:
         as no other has put the message off."""
         told = self._told
         for n, verdict in answer.items():
-            if not (is_incapable(verdict) and n in told and told[n].kind is Kind.DEFERRED):
+            if not (n in told and told[n].kind is Kind.DEFERRED and is_incapable(verdict)):
                 told[n] = verdict
 
 

@@ -95,15 +95,6 @@ class SessionKeeper:
         #: Its site has allowed the first one when the relayer was started.
         self._has_opened = False
 
-    def leads_to(self, candidate: Candidate) -> bool:
-        """Whether the session we have is one with this host."""
-        connection = self.connection
-        return (
-            connection is not None
-            and connection.address == candidate.address
-            and connection.port == (candidate.port or self._settings.smtp_port)
-        )
-
     @property
     def may_be_kept(self) -> bool:
         """Whether the session may carry another message, as far as we are concerned; not when
@@ -126,7 +117,8 @@ class SessionKeeper:
         connection = self.connection
         return (
             connection is not None
-            and self.leads_to(candidate)
+            and connection.address == candidate.address
+            and connection.port == (candidate.port or self._settings.smtp_port)
             and self._greeting.suits(connection, candidate, delivery)
         )
 

@@ -46,6 +46,7 @@ class Transfer:
         self.sessions = SessionKeeper(hosts, settings, greeting)
         #: Whom is just being asked, about which recipients, and whether these are the last.
         self._candidate: Candidate | None = None
+        self._host = Host("", "")
         self._batch: Sequence[int] = ()
         self._is_last = False
         #: Taken early, so that its envelope can go along with the final dot before it.
@@ -60,7 +61,10 @@ class Transfer:
     ) -> dict[int, Outcome] | Outcome:
         """One transaction about `batch`, recipients by index, the `is_last` of its delivery; or
         why this host cannot be used."""
-        self._candidate, self._batch, self._is_last = candidate, batch, is_last
+        if candidate != self._candidate:
+            self._candidate = candidate
+            self._host = Host(candidate.exchange, candidate.address, candidate.port)
+        self._batch, self._is_last = batch, is_last
         answer = self._send(candidate, message, batch)
         self._batch = ()
         return answer
@@ -87,7 +91,7 @@ class Transfer:
         were being asked about, if the log has them in doubt."""
         told: dict[int, Outcome] = {}
         candidate, connection = self._candidate, self.sessions.connection
-        if self._batch and candidate is not None and self._attempts.is_noted(_host(candidate)):
+        if self._batch and candidate is not None and self._attempts.is_noted(self._host):
             stage = outcome.CONTENT if connection is None else connection.stage
             lost = ConnectionLost(stage, "broken off by us")
             verdict = outcome.of_loss(lost, candidate.exchange, candidate.address)
@@ -151,7 +155,7 @@ class Transfer:
     def _before_dot(self, accepted: int) -> Transaction | None:
         """A StoreFailed keeps the dot from being sent."""
         if self._candidate is not None:
-            self._attempts.note_in_doubt(_host(self._candidate))
+            self._attempts.note_in_doubt(self._host)
         return self._next_envelope() if accepted == len(self._batch) else None
 
     def _next_envelope(self) -> Transaction | None:
@@ -197,7 +201,3 @@ def spool_failed(recipients: Iterable[int], error: StoreFailed) -> dict[int, Out
     hold = str(error) if isinstance(error, StoreDamaged) else ""
     told = outcome.of_ours(outcome.CONTENT, reply)._replace(hold=hold)
     return dict.fromkeys(recipients, told)
-
-
-def _host(candidate: Candidate) -> Host:
-    return Host(candidate.exchange, candidate.address, candidate.port)

@@ -17,7 +17,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
 
 from gwrelay.errors import ConnectionLost, SessionRefused
 from gwrelay.message import outcome
@@ -111,16 +110,17 @@ class _Client(smtplib.SMTP):
 
     def send(self, s: bytes | str) -> None:  # type: ignore[override]
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s
-        self.write(octets, self._timeouts_s[self.stage])
-
-    def write(self, octets: bytes, within_s: float) -> None:
-        """All of `octets`, within `within_s` seconds in all."""
-        if self.sock is None:
-            raise ConnectionLost(self.stage, "connection is closed")
         if len(self.reader):
             # It came before what we are about to send, and must not count as its answer.
             self.close()
             raise ConnectionLost(self.stage, "a reply came that nobody had asked for")
+        self.write(octets, self._timeouts_s[self.stage])
+
+    def write(self, octets: bytes, within_s: float) -> None:
+        """All of `octets`, within `within_s` seconds in all.  Whether something came that nobody
+        had asked for is not looked at."""
+        if self.sock is None:
+            raise ConnectionLost(self.stage, "connection is closed")
         try:
             self.sock.settimeout(within_s)
             # Nearly always one send() takes it all; gevent's sendall() asks the kernel for the
@@ -226,6 +226,11 @@ class Connection:
         self.spoiled = False
         #: On the reply that was read last.
         self.verdict = outcome.verdict_on_loss(outcome.CONNECT)
+        #: What EHLO offered, lower case, with its parameters; and what follows of it.
+        self.extensions: Mapping[str, str] = {}
+        self.may_pipeline = False
+        #: What SIZE announces (RFC 1870 4); 0 when it names no limit.
+        self.size_limit_bytes = 0
         #: A transaction was left open: RSET must come before the next MAIL.
         self.needs_rset = False
         #: How it is encrypted, for people: version, cipher, "verified" or "unverified".
@@ -266,6 +271,7 @@ class Connection:
     def ehlo(self) -> Reply:
         self._client.stage = outcome.EHLO
         self._client.ehlo()
+        self._note_extensions(self._client.esmtp_features)
         return self._client.reply
 
     def helo(self) -> Reply:
@@ -301,7 +307,13 @@ class Connection:
         self._encrypt(context, session, deadline)
         client.helo_resp = client.ehlo_resp = None
         client.esmtp_features.clear()
+        self._note_extensions({})
         return client.reply
+
+    def _note_extensions(self, extensions: Mapping[str, str]) -> None:
+        self.extensions = extensions
+        self.may_pipeline = self._pipelining and "pipelining" in extensions
+        self.size_limit_bytes = _size_limit_bytes(extensions.get("size", ""))
 
     def _encrypt(
         self, context: ssl.SSLContext, session: ssl.SSLSession | None, deadline: float
@@ -344,7 +356,7 @@ class Connection:
 
         Raises SessionRefused when there is none, or the server does not keep to it.
         """
-        offered = str(self._client.esmtp_features.get("auth", "")).split()
+        offered = str(self.extensions.get("auth", "")).split()
         self._client.stage = outcome.AUTH
         problem = "no AUTH mechanism is offered that we know"
         reply = None
@@ -387,16 +399,7 @@ class Connection:
 
     def offers(self, extension: str) -> bool:
         """Whether the EHLO reply names `extension` (lower case)."""
-        return extension in self._client.esmtp_features
-
-    @property
-    def may_pipeline(self) -> bool:
-        return self._pipelining and "pipelining" in self._client.esmtp_features
-
-    @property
-    def size_limit_bytes(self) -> int:
-        """What SIZE announces (RFC 1870 4); 0 when it names no limit."""
-        return _size_limit_bytes(self._client.esmtp_features.get("size", ""))
+        return extension in self.extensions
 
     def command(self, stage: str, line: bytes) -> Reply:
         self.send(stage, line)
@@ -407,7 +410,8 @@ class Connection:
         self._client.send(octets)
 
     def send_block(self, stage: str, octets: bytes, began: float, sent_bytes: int) -> None:
-        """One block of content, of which `sent_bytes` are gone since `began` (monotonic).
+        """One block of content, of which `sent_bytes` are gone since `began` (monotonic), over a
+        session that is_quiet().
 
         A block has its own time (RFC 5321 4.5.3.2.5); all of them together have that of one
         block, and what they take at the least data rate.  `stage` is DOT for a block that may
@@ -431,11 +435,10 @@ class Connection:
         client.stage = stage
         reply = client.read()
         verdict = outcome.verdict_on(stage, reply)
-        if verdict.kind is Kind.DELIVERED:
-            self.refusals = 0
-        elif verdict.kind is not None:
-            self.refusals += 1
-            if verdict.kind is Kind.FAILED:
+        kind = verdict.kind
+        if kind is not None:
+            self.refusals = 0 if kind is Kind.DELIVERED else self.refusals + 1
+            if kind is Kind.FAILED:
                 verdict = outcome.verdict_on(stage, reply, self._our_addresses())
         self.verdict = verdict
         if verdict.closes and not (moot and reply.is_permanent):
@@ -500,7 +503,6 @@ def _to_base64(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
 
 
-@lru_cache(maxsize=64)
 def _size_limit_bytes(announced: str) -> int:
     """At most 20 digits (RFC 1870 4): int() refuses thousands of them by ValueError."""
     announced = announced.strip()

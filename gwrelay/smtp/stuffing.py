@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator
 find_dot = re.compile(rb"\r\n\.").search
 
 
+#: Content begins at the start of a line.
+_AT_START = b"\r\n"
+
+
 def on_the_wire(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     """`pieces`, which may be cut anywhere, as blocks to send, and whether each is the last,
     which has the final dot.
@@ -18,8 +22,7 @@ def on_the_wire(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     that fails is known not to have sent it.
     """
     waiting = b""
-    # Content begins at the start of a line.
-    before = b"\r\n"
+    before = _AT_START
     for piece in pieces:
         if not piece:
             continue
@@ -28,6 +31,12 @@ def on_the_wire(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
         waiting = _stuff(piece, before)
         before = piece[-2:] if len(piece) > 1 else before[-1:] + piece
     yield waiting + (b".\r\n" if before == b"\r\n" else b"\r\n.\r\n"), True
+
+
+def all_on_the_wire(content: bytes) -> bytes:
+    """`content`, which is all there is, stuffed and with the final dot."""
+    ends_line = content.endswith(b"\r\n") or not content
+    return _stuff(content, _AT_START) + (b".\r\n" if ends_line else b"\r\n.\r\n")
 
 
 def _stuff(piece: bytes, before: bytes) -> bytes:

@@ -11,7 +11,7 @@ is ever in doubt.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gwrelay.errors import AccountingError, ConnectionLost
@@ -21,7 +21,7 @@ from gwrelay.message.outcome import Kind, Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.smtp.connection import Connection
 from gwrelay.smtp.conversion import MAX_CONVERTED_BYTES, to_7bit
-from gwrelay.smtp.stuffing import on_the_wire
+from gwrelay.smtp.stuffing import all_on_the_wire, on_the_wire
 
 #: Content goes out in blocks of this size, each with its own timer (RFC 5321 4.5.3.2.5).
 BLOCK_BYTES = 64 * 1024
@@ -97,7 +97,7 @@ def _send_to_the_sendable(
 
 
 def _is_sendable(recipient: Recipient) -> bool:
-    return not any(map(_ends_command, recipient))
+    return not _ends_command("".join(recipient))
 
 
 def fits(connection: Connection, transaction: Transaction) -> bool:
@@ -114,7 +114,7 @@ def fits(connection: Connection, transaction: Transaction) -> bool:
 
 
 def _has_sendable_sender(envelope: Envelope) -> bool:
-    return not any(map(_ends_command, (envelope.reverse_path, envelope.ret, envelope.envid)))
+    return not _ends_command(envelope.reverse_path + envelope.ret + envelope.envid)
 
 
 def _made_to_fit(connection: Connection, transaction: Transaction) -> Transaction | Reply:
@@ -154,40 +154,38 @@ def _reset(connection: Connection) -> None:
     connection.needs_rset = False
 
 
-def mail_command(connection: Connection, envelope: Envelope, size_bytes: int) -> bytes:
+def _mail_command(offered: Container[str], envelope: Envelope, size_bytes: int) -> str:
     """MAIL FROM with the parameters this next hop understands (RFC 1870, 6152, 6531, 3461)."""
-    line = f"MAIL FROM:<{envelope.reverse_path}>"
-    if connection.offers("size"):
-        line += f" SIZE={size_bytes}"
-    if envelope.body != "7BIT":
-        line += " BODY=8BITMIME"
-    if envelope.smtputf8:
-        line += " SMTPUTF8"
-    if connection.offers("dsn"):
+    size = f" SIZE={size_bytes}" if "size" in offered else ""
+    body = "" if envelope.body == "7BIT" else " BODY=8BITMIME"
+    utf8 = " SMTPUTF8" if envelope.smtputf8 else ""
+    line = f"MAIL FROM:<{envelope.reverse_path}>{size}{body}{utf8}"
+    if "dsn" in offered:
         if envelope.ret:
             line += f" RET={envelope.ret}"
         if envelope.envid:
             line += f" ENVID={envelope.envid}"
-    return f"{line}\r\n".encode()
+    return line + "\r\n"
 
 
-def rcpt_command(connection: Connection, recipient: Recipient) -> bytes:
+def _rcpt_command(offered: Container[str], recipient: Recipient) -> str:
     """RCPT TO, as the client wrote the address: smtplib's quoteaddr() would change it."""
     line = f"RCPT TO:<{recipient.address}>"
-    if connection.offers("dsn"):
+    if "dsn" in offered:
         if recipient.notify:
             line += f" NOTIFY={recipient.notify}"
         if recipient.orcpt:
             line += f" ORCPT={recipient.orcpt}"
-    return f"{line}\r\n".encode()
+    return line + "\r\n"
 
 
 def _envelope_commands(connection: Connection, transaction: Transaction) -> bytes:
     """MAIL, every RCPT and DATA, for one write; the replies come in order (RFC 2920 3.1)."""
-    commands = [mail_command(connection, transaction.envelope, transaction.size_bytes)]
-    commands += [rcpt_command(connection, recipient) for recipient in transaction.recipients]
-    commands.append(b"DATA\r\n")
-    return b"".join(commands)
+    offered = connection.extensions
+    commands = _mail_command(offered, transaction.envelope, transaction.size_bytes)
+    for recipient in transaction.recipients:
+        commands += _rcpt_command(offered, recipient)
+    return (commands + "DATA\r\n").encode()
 
 
 def _pipelined(
@@ -201,7 +199,7 @@ def _pipelined(
         raise AccountingError("another envelope is on its way")
     connection.sent_ahead = None
     mail = connection.read(outcome.MAIL)
-    refused = not mail.is_positive
+    refused = connection.verdict.kind is not None
     connection.needs_rset = not refused
     if refused:
         ends = outcome.ends_transaction(mail)
@@ -216,7 +214,7 @@ def _pipelined(
     try:
         for n in range(len(outcomes)):
             reply = connection.read(outcome.RCPT, moot=refused)
-            if _ends_at_rcpt(connection, outcomes, n, reply):
+            if connection.verdict.kind and _ends_at_rcpt(connection, outcomes, n, reply):
                 return outcomes
         go_ahead = connection.read(outcome.DATA, moot=None not in outcomes)
         _data(connection, transaction, outcomes, go_ahead, before_dot)
@@ -230,16 +228,18 @@ def _in_lockstep(
 ) -> list[Outcome | None]:
     """One command, one reply."""
     outcomes: list[Outcome | None] = [None] * len(transaction.recipients)
-    line = mail_command(connection, transaction.envelope, transaction.size_bytes)
-    mail = connection.command(outcome.MAIL, line)
-    if not mail.is_positive:
+    offered = connection.extensions
+    line = _mail_command(offered, transaction.envelope, transaction.size_bytes)
+    mail = connection.command(outcome.MAIL, line.encode())
+    if connection.verdict.kind:
         refused = _judged(connection, outcome.MAIL, mail)
         return [refused] * len(outcomes)
     connection.needs_rset = True
     try:
         for n, recipient in enumerate(transaction.recipients):
-            reply = connection.command(outcome.RCPT, rcpt_command(connection, recipient))
-            if _ends_at_rcpt(connection, outcomes, n, reply):
+            line = _rcpt_command(offered, recipient)
+            reply = connection.command(outcome.RCPT, line.encode())
+            if connection.verdict.kind and _ends_at_rcpt(connection, outcomes, n, reply):
                 return outcomes
         if None in outcomes:
             reply = connection.command(outcome.DATA, b"DATA\r\n")
@@ -252,13 +252,11 @@ def _in_lockstep(
 def _ends_at_rcpt(
     connection: Connection, outcomes: list[Outcome | None], n: int, reply: Reply
 ) -> bool:
-    """Recipient `n` is out unless its RCPT was accepted.  → whether that ends the transaction, and
+    """Recipient `n` is out: its RCPT was not accepted.  → whether that ends the transaction, and
     the session, for all that have no outcome yet.
 
     When MAIL was refused, that is the reason to report: the RCPTs only fail behind it.
     """
-    if reply.is_positive:
-        return False
     verdict = _judged(connection, outcome.RCPT, reply)
     if outcomes[n] is None:
         outcomes[n] = verdict
@@ -330,7 +328,15 @@ def _send_content(
         raise
 
 
-def _blocks(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+def _blocks(pieces: Iterable[bytes]) -> Iterable[tuple[bytes, bool]]:
+    """Each with whether it is the last."""
+    if type(pieces) is tuple and len(pieces) == 1 and len(pieces[0]) < BLOCK_BYTES // 2:
+        # Most mail, and without five turns of two generators: stuffed it is a block at the most.
+        return ((all_on_the_wire(pieces[0]), True),)
+    return _cut(pieces)
+
+
+def _cut(pieces: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     for octets, is_last in on_the_wire(pieces):
         end = len(octets)
         for start in range(0, end, BLOCK_BYTES):
@@ -350,13 +356,17 @@ def _hang_up(connection: Connection) -> None:
 
 
 def _fill(outcomes: list[Outcome | None], verdict: Outcome) -> None:
-    outcomes[:] = [verdict if known is None else known for known in outcomes]
+    for n, known in enumerate(outcomes):
+        if known is None:
+            outcomes[n] = verdict
 
 
 def _judged(connection: Connection, stage: str, reply: Reply) -> Outcome:
     """The outcome that `reply`, the last one read, means for those it speaks about."""
     kind = connection.verdict.kind or Kind.DEFERRED
-    return Outcome(kind, stage, reply, False, True, connection.exchange, connection.address)
+    who = connection.exchange, connection.address
+    # A NamedTuple from all its fields: calling the class is Python of its own.
+    return tuple.__new__(Outcome, (kind, stage, reply, False, True, *who, "", "", False, False))
 
 
 def _who(verdict: Outcome, connection: Connection) -> Outcome:
@@ -364,7 +374,6 @@ def _who(verdict: Outcome, connection: Connection) -> Outcome:
 
 
 def _complete(outcomes: list[Outcome | None]) -> list[Outcome]:
-    known = [verdict for verdict in outcomes if verdict is not None]
-    if len(known) != len(outcomes):
+    if None in outcomes:
         raise AccountingError("a recipient has no outcome")
-    return known
+    return outcomes  # type: ignore[return-value]
