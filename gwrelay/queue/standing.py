@@ -268,13 +268,7 @@ class Standing:
             logger.error("message %s: %s", message_name(message_id), error)
             self.schedule.add(now + _DAMAGED_RETRY_S, message_id, number)
             return None
-        part = None
-        if state is not None:
-            for part in state.open:
-                if part.recipients[0] == number:
-                    break
-            else:
-                part = None
+        part = None if state is None else _part(state, number)
         if state is None or part is None:
             self._over -= 1
             return None
@@ -292,6 +286,13 @@ class Standing:
         delivery.arrived_at = min(delivery.arrived_at, now)
         self._relaying[key] = delivery
         return delivery
+
+
+def _part(state: State, number: int) -> Open | None:
+    for part in state.open:
+        if part.recipients[0] == number:
+            return part
+    return None
 
 
 def in_order(state: State) -> list[Open]:
