@@ -105,7 +105,7 @@ def without_answer(
     attempts = delivery.attempts + 1
     expires_at = policy.expires_at(delivery.arrived_at, delivery.is_bounce)
     due_at = policy.due_in_doubt(attempts, now, expires_at, chance)
-    left = delivery.destination, delivery.recipients, attempts, due_at, held, doubt
+    left = delivery.destination, delivery.recipients, attempts, due_at, held, doubt, False
     return _new(Open, left)
 
 
