@@ -164,6 +164,8 @@ class Site:
             taken = self.ready.remove(unwanted)
         for delivery in taken:
             delivery.recall = None
+        if taken:
+            self._ask_for_more()
         return taken
 
     def _recall(self, delivery: Delivery) -> bool:

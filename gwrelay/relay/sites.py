@@ -179,7 +179,10 @@ class Sites:
             else:
                 self._end_if_over(name)
         while self._with_room:
-            self._with_room.popitem()[0].wake(self._queue.hasten)
+            site = self._with_room.popitem()[0]
+            if site.wake(self._queue.hasten) and site.parked and site.is_unused:
+                # What was woken may go elsewhere, and nobody would ask for more.
+                self._alarms.set_earlier(site, now + _PROBE_AGAIN_S)
         left = _WOKEN_AT_ONCE
         while left and self._waking:
             left -= self._waking[0].wake(left, self._queue.hasten)

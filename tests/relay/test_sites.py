@@ -167,6 +167,47 @@ def test_what_is_parked_for_want_of_room_can_be_held_and_is_not_sent(peer: Peer)
     assert peer.arrived() == {f"u{n}@b.test": 1 for n in range(100)}
 
 
+def rated(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Relay:
+    """b.test and c.test share a site with room for two; one message in 20 s."""
+    monkeypatch.setattr("gwrelay.relay.site._READY_A_SESSION", 2)
+    exchanges = {"b.test": host(ONE), "c.test": host(ONE)}
+    relay = Relay(exchanges, peer.port, limits=SiteLimits(1, 1), messages_per_s=0.05)
+    return known(relay, "b.test", "c.test")
+
+
+def test_what_is_parked_goes_on_when_all_that_was_ready_is_held(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = rated(peer, monkeypatch)
+    relay.send(*numbered(6))
+    relay.run()
+    [site] = relay.manager.sites
+    assert (len(peer.messages), len(site.ready), len(site.parked)) == (1, 2, 3)
+    for ready in relay.queue.get_relaying():
+        relay.queue.orders.hold(ready.message_id, "stop")
+    assert relay.queue.counts == (3, 0, 2)
+    for _ in range(3):
+        relay.run()
+        relay.set_clock.advance(20)
+    relay.run()
+    assert len(peer.messages) == 4
+
+
+def test_what_is_parked_behind_mail_that_is_suspended_then_goes_on(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = rated(peer, monkeypatch)
+    relay.send(*numbered(5), envelope("x@c.test"))
+    relay.run()
+    [site] = relay.manager.sites
+    assert (len(peer.messages), len(site.ready), len(site.parked)) == (1, 2, 3)
+    relay.manager.sites.suspend(suspension(relay, DOMAIN, "b.test"))
+    for _ in range(5):
+        relay.run()
+        relay.set_clock.advance(20)
+    assert peer.arrived() == {"u0@b.test": 1, "x@c.test": 1}
+
+
 def test_what_is_ready_can_be_held_and_what_is_in_a_relayers_hand_can_not(peer: Peer) -> None:
     relay = known(Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(1, 1)), "b.test")
     first, *others = relay.send(*numbered(20))
