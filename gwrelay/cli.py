@@ -30,7 +30,6 @@ from gwrelay.clisuspend import suspend_group
 from gwrelay.config import (
     CONFIG_VARIABLE,
     DESTINATION,
-    MOST_WORKERS,
     NOT_GIVEN,
     SECTIONS,
     SHARE,
@@ -155,7 +154,7 @@ def gwrelay(ctx: click.Context) -> None:
 
 @gwrelay.command(cls=SettingsCommand)
 @_config_option
-@click.option("--worker", type=click.IntRange(0, MOST_WORKERS - 1), hidden=True)
+@click.option("--worker", type=click.IntRange(min=0), hidden=True)
 @click.option("--inherited", hidden=True)
 def serve(
     config: str | None,
