@@ -44,6 +44,10 @@ logger = logging.getLogger(__name__)
 #: that the loop is never long away.
 _TAKEN_AT_ONCE = 1000
 
+#: Seconds until more is taken, when that many were due.  Not 0: gevent looks at its sockets only
+#: when every greenlet waits for something, and a backlog of a million takes a minute.
+_PAUSE_S = 0.001
+
 #: Seconds until a delivery is looked at again that could not be filed, for whatever reason.
 _UNFILED_RETRY_S = 60.0
 
@@ -87,6 +91,8 @@ class SmartHostSMTPRelayingManager:
         self.in_doubt = 0
         self._clock = clock
         self._changed = Event()
+        #: More is due than was taken.
+        self._is_behind = False
         self._stopping = False
         self.sites = Sites(
             queue,
@@ -135,13 +141,15 @@ class SmartHostSMTPRelayingManager:
         due = self.queue.get_waiting(_TAKEN_AT_ONCE)
         for delivery in due:
             self._guarded(self._route, delivery)
-        if len(due) == _TAKEN_AT_ONCE:
-            self._changed.set()
+        self._is_behind = len(due) == _TAKEN_AT_ONCE
         self._look_for_slow_ones()
         return self._start_relayers()
 
     def wait(self, delay_s: float) -> None:
         """Until check_state() may find something new, at most `delay_s` seconds."""
+        if self._is_behind and not self._stopping:
+            time.sleep(_PAUSE_S)
+            return
         for at in (self.queue.next_due_at, self.sites.next_at):
             if at is not None and not self._stopping:
                 delay_s = min(delay_s, max(at - self._clock(), 0.0))

@@ -75,6 +75,36 @@ def test_all_sites_together_have_no_more_sessions_than_the_bound() -> None:
         """)
 
 
+def test_sockets_are_heard_between_two_takes_however_much_is_due() -> None:
+    run("""
+        from gevent import socket
+        with Peer() as peer:
+            peer.always("MAIL", (FOREVER, POLITE))
+            relay = Relay({"b.test": host(ONE)}, peer.port)
+            relay.send(*numbered(8500))
+            ours, theirs = socket.socketpair()
+            take, taken, heard = relay.queue.get_waiting, [], []
+
+            def get_waiting(limit):
+                taken.append(len(due := take(limit)))
+                ours.send(b"x")
+                return due
+
+            def listen():
+                while theirs.recv(1):
+                    heard.append(len(taken))
+
+            relay.queue.get_waiting = get_waiting
+            gevent.spawn(listen)
+            helped(relay)
+            until(lambda: sum(taken) == 8500)
+            assert max(taken) == 1000
+            # Each at once, or just after the next take: on a slow machine that is due as well.
+            assert all(at <= n + 2 for n, at in enumerate(heard, start=1)), heard
+            assert len(heard) >= taken.count(1000) - 1, (heard, taken)
+        """)
+
+
 def test_a_place_that_becomes_free_is_used_at_once() -> None:
     """The helper's delay is no part of it: half a minute here."""
     run("""
