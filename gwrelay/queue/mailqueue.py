@@ -477,6 +477,8 @@ class Queue:
                 self._arriving.add(report.message.id)
             # First in the log: what that refuses must not have happened in memory.
             self._write(delivery.message_id, after, report)
+            if report is not None:
+                self._resident.keep(report.message, report.content, report.state)
             self._standing.end(delivery)
             self._standing.file_again(delivery, settlement.remaining)
         for part in settlement.remaining:
@@ -614,6 +616,7 @@ class Queue:
         except (StoreFull, StoreFailed) as error:
             logger.warning("a report must wait for the disk: %s", error)
             state = _due_at(state, report.message.arrived_at + _DISK_RETRY_S)
+            self._resident.drop(report.message.id)
         with self._lock:
             self._standing.file(report.message.id, state.open)
             self._note_new(report.message.id, state)

@@ -1,5 +1,6 @@
-"""Messages still in memory from accept to their first attempt, so that what is delivered
-at once is never read back from disk.  A budget bounds it; the rest waits on disk."""
+"""Messages still in memory from accept, or from the failure that they report, to their first
+attempt, so that what is delivered at once is never read back from disk.  A budget bounds it; the
+rest waits on disk."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,17 +19,20 @@ class Kept(NamedTuple):
 
 
 class Resident:
-    """At most `budget_bytes` of content."""
+    """At most `budget_bytes` of content; bounces have half of it, so that a storm of them leaves
+    room for other mail."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
+        self._not_for_bounces_bytes = budget_bytes // 2
         self._kept: dict[int, Kept] = {}
         #: None for what is not here.  Asked six times for each delivery: no method of ours.
         self.get: Callable[[int], Kept | None] = self._kept.get
 
     def keep(self, message: Message, content: bytes, state: State) -> None:
-        if len(content) <= self._left_bytes:
-            self._left_bytes -= len(content)
+        left_bytes = self._left_bytes - len(content)
+        if left_bytes >= (self._not_for_bounces_bytes if state.is_bounce else 0):
+            self._left_bytes = left_bytes
             self._kept[message.id] = _new(Kept, (message, content, state))
 
     def amend(self, message_id: int, state: State) -> None:

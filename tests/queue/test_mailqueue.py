@@ -870,12 +870,58 @@ def test_a_message_is_not_read_back_for_its_first_attempt(
 def test_the_first_attempt_gives_its_memory_back(
     store: CountingStore, clock: SetClock, told: Outcome
 ) -> None:
-    queue = Queue(store, retry=POLICY, resident_bytes=len(CONTENT), clock=clock, chance=lambda: 0.5)
-    for _ in range(3):
+    queue = Queue(store, retry=POLICY, resident_bytes=2 * len(CONTENT), clock=clock)
+    for _ in range(3):  # bounces, which have half of it
         message_id = queue.add_message(envelope("b@b.test", reverse_path=""), CONTENT)
         assert b"".join(queue.get_content(message_id)) == CONTENT
         assert store.reads == 0
         settle(queue, take(queue)["b.test"], told)
+
+
+def test_a_report_is_not_read_back_for_its_first_attempt(
+    queue: Queue, store: CountingStore
+) -> None:
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    report = settle(queue, take(queue)["b.test"], FAILED)
+    assert report is not None
+    store.fails |= {"message", "content"}
+    assert queue.get_message(report.id) == report
+    assert b"nobody of that name" in b"".join(queue.get_content(report.id))
+    assert settle(queue, take(queue)["a.test"], DEFERRED) is None
+    with pytest.raises(StoreFailed):
+        queue.get_message(report.id)
+
+
+def test_a_storm_of_reports_leaves_half_of_the_memory_to_other_mail(
+    store: CountingStore, clock: SetClock
+) -> None:
+    budget = 100 * len(CONTENT)
+    queue = Queue(store, retry=POLICY, resident_bytes=budget, clock=clock)
+    for n in range(50):
+        queue.add_message(envelope(f"{n}@b.test"), CONTENT)
+    reports = [settle(queue, delivery, FAILED) for delivery in queue.get_waiting()]
+    kept_bytes = 0
+    for report in reports:
+        assert report is not None
+        before, content = store.reads, b"".join(queue.get_content(report.id))
+        kept_bytes += len(content) * (store.reads == before)
+    assert budget / 2 - len(content) < kept_bytes <= budget / 2
+    reads = store.reads
+    for n in range(49):
+        queue.get_content(queue.add_message(envelope(f"{n}@c.test"), CONTENT))
+    assert store.reads == reads
+
+
+def test_a_report_that_the_disk_does_not_take_is_not_kept_in_memory_as_well(
+    store: CountingStore, clock: SetClock
+) -> None:
+    queue = Queue(store, retry=POLICY, clock=clock)
+    queue.add_message(envelope("b@b.test"), CONTENT)
+    store.fails.add("flush")
+    report = settle(queue, take(queue)["b.test"], FAILED)
+    assert report is not None
+    queue.get_content(report.id)
+    assert store.reads == 1
 
 
 def test_memory_is_kept_until_each_destination_had_its_first_attempt(
