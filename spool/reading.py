@@ -19,14 +19,23 @@ class Reader:
         self._index = index
         self._unlanded = unlanded
         self._lock = lock
+        #: What was read last, until it is asked for again: most of those who have read a head want
+        #: the body next.
+        self._last: Put | None = None
 
     def put(self, key: int) -> Put:
         with self._lock:
             pending = self._unlanded.put(key)
-        if pending is not None:
-            return pending
+            if pending is not None:
+                return pending
+            self._index.place(key)  # KeyError when it has ended
+        last = self._last
+        if last is not None and last.key == key:
+            self._last = None
+            return last
         for record in self._frame(lambda: self._index.place(key)):
             if type(record) is Put and record.key == key:
+                self._last = record
                 return record
         raise CorruptFrame(None, f"no record of key {key} where it should be")
 

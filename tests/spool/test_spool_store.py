@@ -1,11 +1,13 @@
 """store.py: what a Spool promises its callers on a healthy disk."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spool import Amend, Chunk, CorruptFrame, Drop, Put, Spool, SpoolClosed, SpoolFailed
+from spool.files import Files
 from spool.segment import name_of
 from support.faulty_files import FaultyDisk
 from support.spools import forget_checkpoint
@@ -107,6 +109,38 @@ def test_an_unwaited_put_can_be_read_at_once_and_is_durable_after_sync(tmp_path:
     spool.write([Drop(2)], wait=False)
     with pytest.raises(KeyError):
         spool.head(2)
+    spool.close()
+
+
+class CountedReads(Files):
+    reads = 0
+
+    def read(self, fd: int, offset: int, size: int) -> bytes:
+        self.reads += 1
+        return super().read(fd, offset, size)
+
+
+def test_the_body_that_is_wanted_after_the_head_is_not_read_again(tmp_path: Path) -> None:
+    opened: list[CountedReads] = []
+
+    def files(path: str, sync: Callable[[int], None]) -> Files:
+        opened.append(CountedReads(path, sync))
+        return opened[0]
+
+    spool = Spool(tmp_path, files=files)
+    spool.write([Put(1, b"", b"head", b"body")])
+    spool.write([Put(2, b"", b"another head", b"another body")])
+    before = opened[0].reads
+    assert (spool.head(1), list(spool.body(1))) == (b"head", [b"body"])
+    assert opened[0].reads == before + 1
+    # Each time it is read anew, and nobody is given what is another's.
+    assert (spool.head(1), spool.head(2)) == (b"head", b"another head")
+    assert (list(spool.body(1)), list(spool.body(2))) == ([b"body"], [b"another body"])
+    assert opened[0].reads == before + 5
+    assert spool.head(1) == b"head"
+    spool.write([Drop(1)])
+    with pytest.raises(KeyError):
+        spool.body(1)
     spool.close()
 
 
