@@ -97,7 +97,7 @@ def test_sockets_are_heard_between_two_takes_however_much_is_due() -> None:
             relay.queue.get_waiting = get_waiting
             gevent.spawn(listen)
             helped(relay)
-            until(lambda: sum(taken) == 8500)
+            until(lambda: sum(taken) >= 8500)
             assert max(taken) == 1000
             # Each at once, or just after the next take: on a slow machine that is due as well.
             assert all(at <= n + 2 for n, at in enumerate(heard, start=1)), heard
