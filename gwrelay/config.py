@@ -385,6 +385,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stall_max_s: Annotated[float, Setting(
         PROCESS, "stall-max", DURATION, "60s",
         "Kill a worker that has stood still for this long, and start it again; 0 is never.")]
+    metrics: Annotated[tuple[Endpoint, ...], Setting(
+        PROCESS, "metrics", LISTENERS, "",
+        "Tell Prometheus what is counted, at /metrics of this address.")]
     user: Annotated[str, Setting(
         PROCESS, "user", USER, "", "Started by root: open the ports, then go on as this user.")]
     admin: Annotated[str, Setting(

@@ -34,6 +34,9 @@ _CLOSE_S, _TRY_EVERY_S = 1.0, 0.01
 
 Event = dict[str, Any]
 
+#: The word for what has arrived, as far as anybody knows.
+DELIVERED = Kind.DELIVERED.value
+
 
 class EventLog:
     """Appends events to `path`; "" is a log that nobody wants."""
@@ -159,6 +162,14 @@ def reported(original: Message, report: Message, delayed: Collection[int]) -> Ev
     if delayed:
         event["delayed"] = [original.envelope.recipients[n].address for n in delayed]
     return event
+
+
+def words(told: Mapping[int, Outcome], settled: Settled) -> Iterator[str]:
+    """What the event of each recipient of an attempt is."""
+    remaining = settled.settlement.remaining
+    stays = {n: part for part in remaining for n in part.recipients} if remaining else {}
+    for n, verdict in told.items():
+        yield _word(n, verdict, settled, stays.get(n))
 
 
 def ended(

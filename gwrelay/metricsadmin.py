@@ -52,6 +52,11 @@ def metrics_handlers(
             "Age of the oldest message in the queue; 0 when there is none.",
             _oldest_age_s(),
         )
+        yield counter(
+            "violations",
+            "What a self-check found wrong in the queue, and put right.",
+            queue.violations.count,
+        )
         yield gauge(
             "loaded", "1 when all that the spool held at the start is here.", queue.is_loaded
         )

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -25,6 +26,8 @@ from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Outcome
+from gwrelay.metrics import Metrics
+from gwrelay.metricsadmin import metrics_handlers, watch_lag
 from gwrelay.mxadmin import mx_handlers
 from gwrelay.mxsetup import build_calculator
 from gwrelay.outbound import build_limits, build_security, warn_of_passwords
@@ -114,6 +117,7 @@ class Service:
         self._suspensions = Suspensions(time.time, suspensionfile.read(settings.spool))
         self.events = EventLog(settings.events)
         self._last_words = LastWords()
+        self._metrics = Metrics()
         self._directory = worker_directory(Path(settings.spool), place.number)
         try:
             self._log = open_spool(
@@ -177,7 +181,8 @@ class Service:
         helper = RelayStateHelper(self._manager, _CHECK_EVERY_S)
         refreshing = [self._calculator.run] * _REFRESHERS
         loops = (self._log.run, *refreshing, self.events.run, helper.run, self._queue.load)
-        loops += (self._queue.selfcheck.run, self._place.beat)
+        lag = partial(watch_lag, self._metrics)
+        loops += (self._queue.selfcheck.run, self._place.beat, lag)
         for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The
@@ -289,6 +294,7 @@ class Service:
             **queue_handlers(queue, explainer, words),
             **verb_handlers(queue),
             **suspend_handlers(manager.sites, self._settings.spool),
+            **metrics_handlers(self._metrics, queue, manager, self._listeners, self._log.counters),
             **explain_handlers(
                 *(queue, manager, explainer, words, self._listeners),
                 *(self._place.number, self._place.gateway_pid),
@@ -296,10 +302,13 @@ class Service:
         }
 
     def _accepted(self, message: Message, client: str) -> None:
+        self._metrics.accepted_messages += 1
+        self._metrics.accepted_bytes += message.size_bytes
         if self.events:
             self.events.write(events.accepted(message, client))
 
     def _warned(self, original: Message, report: Message, recipients: Collection[int]) -> None:
+        self._metrics.reports += 1
         if self.events:
             self.events.write(events.reported(original, report, recipients))
 
@@ -308,9 +317,20 @@ class Service:
     ) -> None:
         now = time.time()
         self._last_words.note(delivery, attempt, told, settled, now)
+        self._count(delivery, told, settled, now)
         if self.events:
             for event in events.ended(delivery, attempt, told, settled, now):
                 self.events.write(event)
+
+    def _count(
+        self, delivery: Delivery, told: Mapping[int, Outcome], settled: Settled, now: float
+    ) -> None:
+        metrics = self._metrics
+        for word in events.words(told, settled):
+            metrics.outcomes[word] += 1
+            if word == events.DELIVERED:
+                metrics.delay_s.observe(now - delivery.arrived_at)
+        metrics.reports += settled.report is not None
 
 
 def _check_source(address: str) -> None:

@@ -7,6 +7,7 @@ of them begins before all are ready to, so that a start which fails has done not
 """
 
 import contextlib
+import importlib
 import logging
 import math
 import os
@@ -14,21 +15,23 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import msgspec
 
 from gwrelay import spooldirectory
 from gwrelay.board import Board, new_board
 from gwrelay.config import MOST_WORKERS, Settings, admin_path
-from gwrelay.control import is_abandoned, workers_at
+from gwrelay.control import ask, is_abandoned, workers_at
 from gwrelay.cores import usable_cores
 from gwrelay.diagnostics import reopen_log, start_log
-from gwrelay.errors import StartFailed
+from gwrelay.errors import ConfigError, GatewayError, StartFailed
 from gwrelay.filelimit import raise_file_limit
 from gwrelay.handover import Handover, unnamed_file
+from gwrelay.notation import Endpoint
 from gwrelay.ports import log_ready, open_ports
 from gwrelay.privileges import account_to_be, acting_as, become
 from gwrelay.watching import BackOff
@@ -58,11 +61,33 @@ def serve(settings: Settings, config: bytes | None, command: Command) -> int:
         top = spooldirectory.own_directory(settings.spool)
         held = spooldirectory.lock(top)
     ports = open_ports(settings.listen, held.wait_s)
-    raise_file_limit(settings)
-    become(account)
-    supervisor = Supervisor(settings, top, ports, config, command, held.descriptor)
-    with Signals() as signals:
-        return supervisor.run(signals, lambda: reopen_log(log))
+    with contextlib.ExitStack() as pages:
+        for address in settings.metrics:
+            pages.callback(_open_page(settings, address).close)
+        raise_file_limit(settings)
+        become(account)
+        supervisor = Supervisor(settings, top, ports, config, command, held.descriptor)
+        with Signals() as signals:
+            return supervisor.run(signals, lambda: reopen_log(log))
+
+
+def _open_page(settings: Settings, address: Endpoint) -> Any:
+    """Where metrics are told.  Raises ConfigError."""
+    gateway = admin_path(settings.admin, settings.spool)
+
+    def read() -> Iterator[tuple[int, list[dict[str, Any]] | None]]:
+        for worker, path in workers_at(gateway).items():
+            try:
+                yield worker, ask(path, "metrics").items
+            except GatewayError:
+                yield worker, None
+
+    # Loaded where it is wanted.
+    page = importlib.import_module("gwrelay.metricspage")
+    try:
+        return page.Page((address.host, address.port), read)
+    except OSError as error:
+        raise ConfigError(f"--metrics {address}: {error.strerror}") from error
 
 
 class Signals:
