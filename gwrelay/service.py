@@ -40,6 +40,7 @@ from gwrelay.queueadmin import queue_handlers
 from gwrelay.queueverbs import verb_handlers
 from gwrelay.relay.explained import Explainer
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
+from gwrelay.relay.owners import Owners
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
 from gwrelay.relay.suspensions import Suspensions
@@ -182,7 +183,7 @@ class Service:
         refreshing = [self._calculator.run] * _REFRESHERS
         loops = (self._log.run, *refreshing, self.events.run, helper.run, self._queue.load)
         lag = partial(watch_lag, self._metrics)
-        loops += (self._queue.selfcheck.run, self._place.beat, lag)
+        loops += (self._queue.selfcheck.run, Owners(self._manager).run, self._place.beat, lag)
         for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The

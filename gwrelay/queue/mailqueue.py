@@ -299,6 +299,10 @@ class Queue:
         """Deliveries that are not done."""
         return len(self._standing)
 
+    def is_relaying(self, delivery: Delivery) -> bool:
+        """Whether it came from get_waiting(), and has not come back yet."""
+        return self._standing.is_relaying(delivery)
+
     def set_relaying(self, delivery: Delivery) -> None:
         """Note that `delivery`, which is not in the schedule, is being relayed."""
         with self._lock:

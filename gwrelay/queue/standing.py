@@ -165,9 +165,12 @@ class Standing:
     def begin(self, delivery: Delivery) -> None:
         self._relaying[delivery.message_id, delivery.part] = delivery
 
+    def is_relaying(self, delivery: Delivery) -> bool:
+        return self._relaying.get((delivery.message_id, delivery.part)) is delivery
+
     def check_relaying(self, delivery: Delivery) -> None:
         """Raises AccountingError when it is not."""
-        if self._relaying.get((delivery.message_id, delivery.part)) is not delivery:
+        if not self.is_relaying(delivery):
             raise AccountingError(f"{delivery} is not being relayed")
 
     def end(self, delivery: Delivery) -> None:

@@ -34,6 +34,9 @@ class Alarms(Generic[Name]):
         if at < self._at.get(name, float("inf")):
             self.set(name, at)
 
+    def __contains__(self, name: Name) -> bool:
+        return name in self._at
+
     def cancel(self, name: Name) -> None:
         self._at.pop(name, None)
 

@@ -60,6 +60,10 @@ class AttemptManager:
         self._done = done
         #: What the relayer has taken and not yet told about.
         self.in_hand: Delivery | None = None
+        #: What it has been given to begin with, and has not taken yet; and that which it has told
+        #: about, until the queue knows.
+        self.coming: Delivery | None = None
+        self.ending: Delivery | None = None
         #: When it took that (monotonic).
         self.since = 0.0
         #: Whom the log has it in doubt at since this attempt began.
@@ -67,11 +71,22 @@ class AttemptManager:
         #: Set when the relayer's session is over and everything it took is settled.
         self.completed = threading.Event()
 
-    def take(self, delivery: Delivery) -> None:
-        """The relayer begins with `delivery`."""
+    def take(self, delivery: Delivery) -> bool:
+        """The relayer begins with `delivery`.  False when it must not, for that is not being
+        relayed any more: it was dropped, or waits again."""
+        self.coming = None
+        if not self._queue.is_relaying(delivery):
+            self.site.pace.refund(delivery)
+            return False
         self.in_hand = delivery
         self.since = time.monotonic()
         self._noted = None
+        return True
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """All that the relayer has, but for one it took early."""
+        return [one for one in (self.coming, self.in_hand, self.ending) if one is not None]
 
     def give_back(self, delivery: Delivery) -> None:
         """The relayer took `delivery` from the site, and will not begin with it."""
@@ -140,7 +155,13 @@ class AttemptManager:
     def _settle(self, delivery: Delivery, told: Mapping[int, Outcome]) -> None:
         if delivery is not self.in_hand:
             raise AccountingError(f"{delivery} was not in hand")
-        self.in_hand = None
+        self.in_hand, self.ending = None, delivery
+        try:
+            self._settle_as_told(delivery, told)
+        finally:
+            self.ending = None
+
+    def _settle_as_told(self, delivery: Delivery, told: Mapping[int, Outcome]) -> None:
         if told.keys() != set(delivery.recipients):
             logger.error("relayer ended %s with outcomes for %s", delivery, sorted(told))
             left_behind = outcome.of_ours(outcome.CONNECT, _LEFT_BEHIND)

@@ -13,6 +13,7 @@ from gwrelay.mx.failures import ResolutionError
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.hosts import Destinations, Exchanges
 from gwrelay.relay.parked import Parked
+from gwrelay.relay.transit import Transit
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ _LOOKUP_BROKE = Reply(451, "4.4.3", "internal error while looking up the destina
 Found = Exchanges | ResolutionError
 
 
-class _Gathering:
+class Gathering:
     """What waits for one answer."""
 
     def __init__(self) -> None:
@@ -41,19 +42,21 @@ class Lookups:
         destinations: Destinations,
         concurrency: int,
         *,
+        transit: Transit,
         park: Callable[[Delivery, Parked], None],
         wake: Callable[[Parked], None],
         file: Callable[[Delivery, Found], None],
         changed: Callable[[], None],
     ) -> None:
         self._destinations = destinations
+        self._transit = transit
         self._park = park
         self._wake = wake
         self._file = file
         self._changed = changed
         self._greenlets = Group()
         self._free = concurrency
-        self._gathering: dict[str, _Gathering] = {}
+        self._gathering: dict[str, Gathering] = {}
         #: Destinations among them whose lookup has not begun, oldest first.
         self._to_ask: deque[str] = deque()
 
@@ -64,12 +67,16 @@ class Lookups:
     def __contains__(self, destination: str) -> bool:
         return destination in self._gathering
 
+    def under_way(self) -> list[tuple[str, Gathering]]:
+        """Destinations, and what waits for the answer on each; another one for each lookup."""
+        return list(self._gathering.items())
+
     def add(self, delivery: Delivery) -> None:
         """Wait for the answer on its destination; ask, unless somebody does."""
         destination = delivery.destination
         gathering = self._gathering.get(destination)
         if gathering is None:
-            gathering = self._gathering[destination] = _Gathering()
+            gathering = self._gathering[destination] = Gathering()
             self._to_ask.append(destination)
             if self._free:
                 self._free -= 1
@@ -96,7 +103,7 @@ class Lookups:
         except Exception:
             logger.exception("looking up %s", destination)
         gathering = self._gathering.pop(destination)
-        for delivery in gathering.deliveries:
+        for delivery in self._transit.each(gathering.deliveries):
             self._file(delivery, found)
         self._wake(gathering.parked)
         self._changed()

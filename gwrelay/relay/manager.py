@@ -26,7 +26,7 @@ from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.relay.attempt import AttemptManager, Ended, settle
 from gwrelay.relay.hosts import MX, OFF, Destinations, Exchanges
 from gwrelay.relay.limits import LimitPolicy
-from gwrelay.relay.lookups import Found, Lookups
+from gwrelay.relay.lookups import Found, Gathering, Lookups
 from gwrelay.relay.pool import Pool
 from gwrelay.relay.relayer import (
     ESMTPManagedRelayerFactory,
@@ -37,6 +37,7 @@ from gwrelay.relay.routes import Routes
 from gwrelay.relay.site import SLOW_S, Site
 from gwrelay.relay.sites import Sites
 from gwrelay.relay.suspensions import Suspensions
+from gwrelay.relay.transit import Transit
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class SmartHostSMTPRelayingManager:
         #: More is due than was taken.
         self._is_behind = False
         self._stopping = False
+        self.transit = Transit()
         self.sites = Sites(
             queue,
             calculator,
@@ -102,6 +104,7 @@ class SmartHostSMTPRelayingManager:
             limits=limits or LimitPolicy(),
             suspensions=suspensions or Suspensions(clock),
             source=self._factory.settings.source,
+            transit=self.transit,
             settle=self._settle,
             changed=self._changed.set,
             clock=clock,
@@ -113,6 +116,7 @@ class SmartHostSMTPRelayingManager:
         self._lookups = Lookups(
             self._destinations,
             dns_concurrency,
+            transit=self.transit,
             park=self.sites.park,
             wake=self.sites.wake_all,
             file=self._file_guarded,
@@ -139,7 +143,7 @@ class SmartHostSMTPRelayingManager:
             return []
         self.sites.ring()
         due = self.queue.get_waiting(_TAKEN_AT_ONCE)
-        for delivery in due:
+        for delivery in self.transit.each(due):
             self._guarded(self._route, delivery)
         self._is_behind = len(due) == _TAKEN_AT_ONCE
         self._look_for_slow_ones()
@@ -168,6 +172,14 @@ class SmartHostSMTPRelayingManager:
 
     def site_of(self, destination: str, exchanges: Exchanges) -> Site | None:
         return self.sites.of(destination, exchanges)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping
+
+    def lookups(self) -> list[tuple[str, Gathering]]:
+        """Destinations that are being looked up, and what waits for the answer on each."""
+        return self._lookups.under_way()
 
     def is_looking_up(self, destination: str) -> bool:
         return destination in self._lookups
@@ -268,6 +280,7 @@ class SmartHostSMTPRelayingManager:
         relayer = self._factory.build_relayer(attempts, site.hosts, self.queue)
         self.managed[relayer] = attempts
         site.add_relayer()
+        attempts.coming = delivery
         self._relayers.spawn(self._run, relayer, delivery)
         return attempts
 

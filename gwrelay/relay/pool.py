@@ -91,6 +91,11 @@ class Pool:
         known = line.get(site.key)
         line[site.key] = (next(self._turns) if known is None else known[0], site)
 
+    def is_waiting(self, site: "Site") -> bool:
+        """Whether it will have its turn: for a relayer, or for a message of the rate of all."""
+        lines = (*self._without, *self._with)
+        return site in self._limited or any(site.key in line for line in lines)
+
     def next_site(self) -> "Site | None":
         """Whose turn it is, if there is room for a relayer of his.
 

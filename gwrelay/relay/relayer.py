@@ -9,7 +9,7 @@ schedules nor bounces: everything ends at its AttemptManager.
     ESMTPManagedRelayer   EHLO and what it offers; TLS and AUTH as they are demanded
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from gwrelay.errors import StoreFailed
 from gwrelay.message import outcome
@@ -80,6 +80,23 @@ class ManagedRelayerMixin:
         """Whether the message in hand may have been accepted already."""
         return self._transfer.is_past_final_dot
 
+    @property
+    def upcoming(self) -> Delivery | None:
+        """Taken early; see Transfer."""
+        return self._transfer.upcoming
+
+    @property
+    def progress(self) -> Hashable:
+        """Another one whenever the session has got on by a step, or by some bytes."""
+        connection = self._sessions.connection
+        return None if connection is None else (connection, connection.stage, connection.moves)
+
+    @property
+    def stage(self) -> str:
+        """Where its session is; "" when it has none."""
+        connection = self._sessions.connection
+        return "" if connection is None else connection.stage
+
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""
         try:
@@ -109,7 +126,8 @@ class ManagedRelayerMixin:
     def relay(self, delivery: Delivery) -> None:
         """One attempt at one delivery, over as many hosts as it takes and is allowed."""
         told = self._told = {}
-        self.attempts.take(delivery)
+        if not self.attempts.take(delivery):
+            return
         try:
             message = self._mail.get_message(delivery.message_id)
         except StoreFailed as error:

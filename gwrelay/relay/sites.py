@@ -30,6 +30,7 @@ from gwrelay.relay.parked import Parked
 from gwrelay.relay.pool import Pool
 from gwrelay.relay.site import Site
 from gwrelay.relay.suspensions import SITE, Suspended, SuspendedKey, Suspensions
+from gwrelay.relay.transit import Transit
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Sites:
         limits: LimitPolicy,
         suspensions: Suspensions,
         source: str,
+        transit: Transit,
         settle: Callable[[Delivery, Outcome], None],
         changed: Callable[[], None],
         clock: Callable[[], float],
@@ -78,6 +80,7 @@ class Sites:
         self._pool = pool
         self._limits = limits
         self._source = source
+        self._transit = transit
         self._settle = settle
         self._changed = changed
         self._clock = clock
@@ -234,11 +237,22 @@ class Sites:
         site.note_no_connection(dead_until, why)
         if dead_until:
             self._alarms.set(site, dead_until)
-            for waiting in site.take_ready():
+            for waiting in self._transit.each(site.take_ready()):
                 self._put_off(waiting, site)
             if delivery.entry:
                 # Behind those that were not tried: the next probe is another one.
                 site.parked.add(delivery, self._queue.waits, was_tried=True)
+
+    def is_forgotten(self, site: Site) -> bool:
+        """Whether it has mail that could go on, and nobody will see to that: a bug."""
+        if site in self._alarms or site in self._with_room or self._pool.is_waiting(site):
+            return False
+        return bool(site.wanted() or (site.is_unused and site.parked))
+
+    def remember(self, site: Site) -> None:
+        """Look at it soon."""
+        self._alarms.set(site, self._clock())
+        self._changed()
 
     def relayer_left(self, site: Site) -> None:
         """Perhaps the last one."""
@@ -271,7 +285,7 @@ class Sites:
                 waiting = site.take_ready() if suspended.name in names else []
             else:
                 waiting = site.take_ready(lambda one: one.destination == suspended.name)
-            for delivery in waiting:
+            for delivery in self._transit.each(waiting):
                 self._suspend(delivery, suspended)
 
     def end_suspension(self, key: SuspendedKey) -> None:

@@ -50,7 +50,7 @@ class Transfer:
         self._batch: Sequence[int] = ()
         self._is_last = False
         #: Taken early, so that its envelope can go along with the final dot before it.
-        self._upcoming: Delivery | None = None
+        self.upcoming: Delivery | None = None
         #: What went along, and whose it is: the session is good for nothing else.
         self._sent_ahead: tuple[Delivery, Transaction] | None = None
         #: Set from outside: take no further delivery.
@@ -77,14 +77,14 @@ class Transfer:
 
     def take_upcoming(self) -> Delivery | None:
         """The delivery that was taken early, if any."""
-        upcoming, self._upcoming = self._upcoming, None
+        upcoming, self.upcoming = self.upcoming, None
         return upcoming
 
     def give_back(self) -> None:
         """Let the delivery that was taken early, if any, wait again."""
-        upcoming = self.take_upcoming()
-        if upcoming is not None:
-            self._attempts.give_back(upcoming)
+        if self.upcoming is not None:
+            self._attempts.give_back(self.upcoming)
+            self.upcoming = None
 
     def break_off(self) -> dict[int, Outcome]:
         """End it at once: without QUIT, which could pass for content.  What becomes of those that
@@ -164,7 +164,7 @@ class Transfer:
         connection = self.sessions.connection
         if connection is None or not self._may_send_ahead:
             return None
-        delivery = self._upcoming = self._attempts.site.take(0.0)
+        delivery = self.upcoming = self._attempts.site.take(0.0)
         if delivery is None or delivery.doubt is not None:
             return None
         if self._candidate is None or not self.sessions.suits(self._candidate, delivery):

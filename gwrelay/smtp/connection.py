@@ -78,6 +78,8 @@ class _Client(smtplib.SMTP):
         self.stage = outcome.CONNECT
         self.reader = ReplyReader(reply_max_bytes)
         self.reply = Reply(0, "", "")
+        #: Times that bytes went out, or came in.
+        self.moves = 0
         #: Where the connection comes from.
         self.own_address = ""
         self._timeouts_s = timeouts_s
@@ -127,6 +129,7 @@ class _Client(smtplib.SMTP):
             # size of the socket's buffer each time.
             began = self._clock()
             sent = self.sock.send(octets)
+            self.moves += 1
             if sent < len(octets):
                 self._write_rest(memoryview(octets)[sent:], began + within_s)
         except OSError as error:
@@ -186,6 +189,7 @@ class _Client(smtplib.SMTP):
                 raise TimeoutError("timed out")
             self.sock.settimeout(left_s)
             received = self.sock.recv(RECEIVE_BYTES)
+            self.moves += 1
         except OSError as error:
             self.close()
             raise ConnectionLost(self.stage, _reason(error)) from error
@@ -263,6 +267,11 @@ class Connection:
     def stage(self) -> str:
         """Where the session is: the stage of the last command."""
         return self._client.stage
+
+    @property
+    def moves(self) -> int:
+        """Times that bytes went out, or came in: it grows while anything moves."""
+        return self._client.moves
 
     @property
     def age_s(self) -> float:

@@ -9,7 +9,7 @@ from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.memorystore import MemoryStore
-from gwrelay.queue.store import NewMessage, State
+from gwrelay.queue.store import NewMessage, State, Store
 from gwrelay.relay.attempt import settle
 from gwrelay.relay.relayer import ManagedRelayerMixin
 from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, UNREACHED, envelope, loaded
@@ -19,8 +19,8 @@ from support.relaying import Rig
 class Hand:
     """An attempt with one delivery in hand, and a relayer that does nothing by itself."""
 
-    def __init__(self, *recipients: str) -> None:
-        self.rig = Rig()
+    def __init__(self, *recipients: str, store: Store | None = None) -> None:
+        self.rig = Rig(store=store)
         [self.delivery] = self.rig.add(envelope(*(recipients or ("a@b.test", "b@b.test"))))
         self.relayer: ManagedRelayerMixin = self.rig.new_relayer()
         self.attempts = self.relayer.attempts
@@ -126,6 +126,37 @@ def test_the_attempt_is_over_even_if_what_is_left_cannot_be_settled() -> None:
         hand.attempts.notify_done(hand.relayer)
     assert hand.attempts.completed.is_set()
     assert hand.rig.done == [hand.relayer]
+
+
+@pytest.mark.parametrize("how", ["dropped", "waits", "taken anew"])
+def test_what_is_not_being_relayed_any_more_is_not_begun_with(how: str) -> None:
+    rig = Rig()
+    [delivery] = rig.add(envelope("a@b.test"))
+    if how == "dropped":
+        rig.queue.done(delivery.message_id)
+    else:
+        rig.queue.set_waiting(delivery)
+    if how == "taken anew":
+        assert len(rig.queue.get_waiting()) == 1
+    rig.new_relayer().relay(delivery)
+    assert rig.ends == []
+    assert len(rig.queue) == (how != "dropped")
+
+
+def test_what_was_told_about_is_with_the_attempt_until_the_queue_knows() -> None:
+    """The disk may take its time."""
+    found = []
+
+    class SlowStore(MemoryStore):
+        def settle(self, message_id: int, state: State | None, report: NewMessage | None) -> None:
+            found.append(hand.attempts.deliveries)
+            super().settle(message_id, state, report)
+
+    hand = Hand(store=SlowStore())
+    assert hand.attempts.deliveries == [hand.delivery]
+    hand.attempts.notify_success(hand.relayer, hand.delivery, {0: DELIVERED, 1: DELIVERED})
+    assert found == [[hand.delivery]]
+    assert hand.attempts.deliveries == []
 
 
 # -- settling by itself -----------------------------------------------------------------------

@@ -885,6 +885,31 @@ def test_a_stopped_relayer_gives_back_what_it_had_taken_early(peer: Peer) -> Non
     assert "QUIT" not in verbs(peer), "it might have been read as content"
 
 
+def test_what_is_taken_early_is_known_to_be_the_relayers_until_it_is_given_back(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(peer, limit=1)
+    deliveries = rig.add(*many(3))
+    rig.site.ready.extend(deliveries[1:])
+    rig.site.relayers = 1
+    relayer = rig.new_relayer()
+    known: list[Delivery | None] = []
+
+    def stop(_command: Command) -> object:
+        relayer.stopping = True
+        known.append(relayer.upcoming)
+        return POLITE
+
+    def set_waiting(delivery: Delivery) -> None:
+        known.append(relayer.upcoming)
+
+    peer.once(".", POLITE, stop)
+    monkeypatch.setattr(rig.queue, "set_waiting", set_waiting)
+    relayer.run(deliveries[0])
+    assert known == [deliveries[2]] * 2
+    assert relayer.upcoming is None
+
+
 def test_nothing_is_taken_early_where_another_session_may_be_opened(peer: Peer) -> None:
     ready: list[int] = []
     rig = Rig(peer)

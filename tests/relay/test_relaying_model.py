@@ -25,6 +25,7 @@ from gwrelay.relay import site as site_module
 from gwrelay.relay.attempt import AttemptManager
 from gwrelay.relay.limits import LimitPolicy, SiteLimits
 from gwrelay.relay.manager import SmartHostESMTPRelayingManager
+from gwrelay.relay.owners import Owners
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.session import Hosts
 from gwrelay.relay.sites import NET_S
@@ -66,6 +67,7 @@ class Puppet:
         self.stopping = False
         self.is_past_final_dot = False
         self.has_session = False
+        self.upcoming = None
         self._word: AsyncResult = AsyncResult()
 
     def run(self, delivery: Delivery | None) -> None:
@@ -281,6 +283,14 @@ class RelayingMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_arrives_twice(self) -> None:
         assert all(times == 1 for times in self.delivered.values()), self.delivered
+
+    @invariant()
+    def the_self_checks_raise_no_false_alarm(self) -> None:
+        for _ in Owners(self.manager).check():
+            pass
+        for _ in self.queue.selfcheck.round():
+            pass
+        assert self.queue.violations.count == 0
 
     @invariant()
     def what_is_kept_ready_is_bounded(self) -> None:
