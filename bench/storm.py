@@ -128,6 +128,8 @@ class Phase(NamedTuple):
     cpu_s: float
     #: Of its loop, as Meter.stalls().
     stall_ms: Mapping[str, float]
+    #: How long the garbage collector stopped it: at most, and in all.
+    collector_ms: Mapping[str, float]
 
 
 class Settled(NamedTuple):
@@ -229,6 +231,7 @@ def _figures(phase: Phase, arrived_at: Mapping[str, float], until: float | None)
         "cpu_s": round(phase.cpu_s, 2),
         "peak_bytes": half.peak_bytes,
         "stall_ms": dict(phase.stall_ms),
+        "collector_ms": dict(phase.collector_ms),
     }
 
 
@@ -268,8 +271,8 @@ def _run(
         gateway.kill()
     arrivals = hosts.arrivals_at_returns
     ended_at = next((a.at for a in reversed(arrivals) if not a.reverse_path), began_at)
-    stall_ms = loads(metered.read_text().splitlines()[-1])["stall_ms"]
-    return Phase(half, began_at, ended_at, cpu_s, stall_ms)
+    found = loads(metered.read_text().splitlines()[-1])
+    return Phase(half, began_at, ended_at, cpu_s, found["stall_ms"], found["collector_ms"])
 
 
 def _await_reports(

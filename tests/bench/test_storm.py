@@ -109,4 +109,4 @@ def _waiting(reverse_path: str, recipient: str) -> dict[str, Any]:
 
 def _phase(accepted: dict[str, float], ended_at: float) -> Phase:
     live = Report(0.0, tuple(Told(r, at, "") for r, at in accepted.items()))
-    return Phase(Half(live, Report(0.0, ()), 1.0, None, 1, {}), 10.0, ended_at, 2.0, {})
+    return Phase(Half(live, Report(0.0, ()), 1.0, None, 1, {}), 10.0, ended_at, 2.0, {}, {})
