@@ -16,7 +16,7 @@ class Loopback(ABC):
 
     def __init__(self, addresses: Mapping[str, str]) -> None:
         self.addresses = addresses
-        self.smtp_port = _free_port()
+        self.smtp_port = free_port()
         self.dns_port = 0
         self._opened = ExitStack()
 
@@ -43,7 +43,7 @@ class Loopback(ABC):
             sink.listen(self.addresses[name], self.smtp_port)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Free just now on every address."""
     with socket.socket() as probe:
         probe.bind(("", 0))

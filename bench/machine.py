@@ -62,9 +62,34 @@ def usage(pid: int) -> Usage:
     return used
 
 
-def _usage(pid: int) -> Usage:
+def footprint(pid: int) -> tuple[int, int]:
+    """Bytes in RAM, and processes, of all that usage() is about: the most that each has had of its
+    own, and once the most that one shares with others.  (0, 0) when there is none."""
+    own = shared = count = 0
+    waiting = [pid]
+    while waiting:
+        one = waiting.pop()
+        try:
+            fields = _status(one)
+            waiting += _children(one)
+        except OSError:
+            continue  # ended while we looked
+        if "VmHWM" not in fields:
+            continue  # it has ended, and nobody has asked how
+        files = _kib(fields["RssFile"]) + _kib(fields["RssShmem"])
+        own += _kib(fields["VmHWM"]) - files
+        shared = max(shared, files)
+        count += 1
+    return own + shared, count
+
+
+def _status(pid: int) -> dict[str, str]:
     status = Path(f"/proc/{pid}/status").read_text()
-    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return dict(line.split(":", 1) for line in status.splitlines())
+
+
+def _usage(pid: int) -> Usage:
+    fields = _status(pid)
     # Behind the name, which may hold anything, in parentheses: user and system time, and those of
     # processes it started and waited for.
     times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
@@ -77,9 +102,7 @@ def _usage(pid: int) -> Usage:
 
 def wakes(pid: int) -> int:
     """How often its main thread has slept and been woken since it started."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    fields = dict(line.split(":", 1) for line in status.splitlines())
-    return int(fields["voluntary_ctxt_switches"])
+    return int(_status(pid)["voluntary_ctxt_switches"])
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -7,9 +7,7 @@ with all sessions open.
 """
 
 import gc
-import subprocess
 import time
-from pathlib import Path
 
 import click
 import gevent
@@ -28,6 +26,7 @@ from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManage
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.security import Security
 from gwrelay.relay.tlspolicy import ENCRYPT, OFF, Demand, TlsPolicy
+from gwrelay_bench.certificate import make_certificate
 from gwrelay_bench.child import port_of
 from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.measure import Meter, Result, Target, resident_bytes
@@ -55,7 +54,7 @@ _KIB_A_SESSION = 40
 def command(bench: Bench, sessions: int, messages: int, delay: float, tls: bool) -> None:
     """Thousands of sessions to slow sinks: memory of each, rate, stalls of the loop."""
     raise_file_limit()
-    certificate = (_certificate(bench.directory),) if tls else ()
+    certificate = (make_certificate(bench.directory),) if tls else ()
     with port_of("gwrelay_bench.slowsink", str(delay), *certificate) as port:
         bench.tell(_measure(port, sessions, messages, delay, tls))
 
@@ -119,15 +118,6 @@ def _measure(port: int, sessions: int, messages: int, delay_s: float, tls: bool)
         ideal_s / took_s,
         targets=targets,
     )
-
-
-def _certificate(directory: Path) -> str:
-    path = str(directory / "sink.pem")
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=sink.example", "-keyout", path, "-out", path]
-    subprocess.run([*command, "-addext", "subjectAltName=DNS:sink.example"], check=True,
-                   capture_output=True)  # fmt: skip
-    return path
 
 
 if __name__ == "__main__":

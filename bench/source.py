@@ -18,7 +18,13 @@ import gevent
 from gevent import socket
 
 from gwrelay_bench.figures import latency
-from gwrelay_bench.submission import Receipt, Submission, envelope_commands, wire_content
+from gwrelay_bench.submission import (
+    Receipt,
+    Submission,
+    envelope_commands,
+    text_content,
+    wire_content,
+)
 
 _RECV_BYTES = 64 * 1024
 
@@ -179,13 +185,6 @@ def load(messages: int, size_bytes: int, recipients: int, domain: str) -> Iterat
     mailboxes = tuple(f"r{number}@{domain}" for number in range(recipients))
     for number in range(messages):
         yield Submission(f"s{number}@source.example", mailboxes, content)
-
-
-def text_content(size_bytes: int) -> bytes:
-    """A plain message of `size_bytes` or up to one line more, in lines of 76 characters."""
-    head = b"From: source@source.example\r\nTo: r0@sink.example\r\nSubject: load\r\n\r\n"
-    line = b"The quick brown fox jumps over the lazy dog, and the dog does not mind: it\r\n"
-    return head + line * max(0, -(-(size_bytes - len(head)) // len(line)))
 
 
 def summary(receipts: list[Receipt], elapsed_s: float) -> dict[str, object]:

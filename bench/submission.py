@@ -67,3 +67,10 @@ def wire_content(content: bytes) -> bytes:
     if content.startswith(b"."):
         content = b"." + content
     return content + b".\r\n"
+
+
+def text_content(size_bytes: int) -> bytes:
+    """A plain message of `size_bytes` or up to one line more, in lines of 76 characters."""
+    head = b"From: source@source.example\r\nTo: r0@sink.example\r\nSubject: load\r\n\r\n"
+    line = b"The quick brown fox jumps over the lazy dog, and the dog does not mind: it\r\n"
+    return head + line * max(0, -(-(size_bytes - len(head)) // len(line)))
