@@ -29,10 +29,12 @@ import greenlet
 from gevent.event import Event
 from gevent.server import StreamServer
 
+from gwrelay.board import Board
 from gwrelay.listener import Doors, Listener
 from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.notation import Endpoint, read_network
+from gwrelay.ports import open_ports
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.relay.limits import LimitPolicy, SiteLimits
@@ -243,10 +245,12 @@ def _listen(queue: Queue, accepted: Callable[[], None]) -> Listener:
         relay_from=read_network("127.0.0.0/8"),
         client_timeout_s=300.0,
         max_connections=1000,
+        column=Board(-1, 1).column(0),
         intake=lambda: None,
         accepted=lambda *_: accepted(),
     )
-    listener = Listener(Endpoint(HOST, 0), queue, doors)
+    [port] = open_ports((Endpoint(HOST, 0),), 0.0)
+    listener = Listener(port, queue, doors)
     listener.start()
     return listener
 

@@ -32,6 +32,10 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     board: int
     columns: int
     column: int = 0
+    #: What workers share of sites and of bad hosts, if there are several: relay.node's, and
+    #: relay.nodemarks'.
+    sites: int = -1
+    marks: int = -1
     #: Sockets that listen; of one that drains too, for they say which addresses are ours.
     ports: tuple[int, ...]
     #: What the --config file held when the gateway started.
@@ -44,7 +48,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def descriptors(self) -> list[int]:
         config = [] if self.config is None else [self.config]
-        return [self.board, *self.ports, self.line, *config]
+        shared = [one for one in (self.sites, self.marks) if one >= 0]
+        return [self.board, *self.ports, self.line, *config, *shared]
 
     @property
     def config_content(self) -> bytes | None:

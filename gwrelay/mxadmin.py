@@ -65,9 +65,11 @@ def mx_handlers(
 
     def mark_good(host: str) -> dict[str, Any]:
         """Forget a host's marks, and let the mail go that waited for it."""
-        if not calculator.mark_good(host):
-            raise CommandFailed(1, f"{host} bears no mark")
+        was_marked = calculator.mark_good(host)
+        # Another worker may have taken it away just now.
         manager.wake_sites()
+        if not was_marked:
+            raise CommandFailed(1, f"{host} bears no mark")
         return {"host": host}
 
     return {

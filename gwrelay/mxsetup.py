@@ -7,17 +7,20 @@ from gwrelay.config import Settings
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.denied import Denied
 from gwrelay.mx.exchanges import Rules
+from gwrelay.mx.marks import Held
 from gwrelay.mx.ourselves import own_address_test
 from gwrelay.mx.policy import MXPolicy
 from gwrelay.mx.resolver import DNSResolver
 from gwrelay.notation import Endpoint
 
 
-def build_calculator(settings: Settings, listening: Sequence[Endpoint]) -> MXCalculator:
-    """`listening` is where mail for ourselves would arrive.  Its clock gives Unix seconds."""
-    return MXCalculator(
-        build_resolver(settings), time.time, policy=build_policy(settings, listening)
-    )
+def build_calculator(
+    settings: Settings, listening: Sequence[Endpoint], marks: Held | None = None
+) -> MXCalculator:
+    """`listening` is where mail for ourselves would arrive; `marks` are other workers', too.  Its
+    clock gives Unix seconds."""
+    policy = build_policy(settings, listening)
+    return MXCalculator(build_resolver(settings), time.time, policy=policy, marks=marks)
 
 
 def build_resolver(settings: Settings) -> DNSResolver:

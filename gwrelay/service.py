@@ -167,7 +167,11 @@ class Service:
         )
         ports = [] if place.drains else place.ports
         self._listeners = [Listener(port, self._queue, doors) for port in ports]
-        self._calculator = build_calculator(settings, [endpoint_of(port) for port in place.ports])
+        marks = None
+        if place.shared is not None:
+            marks = place.shared.marks(settings.mx_bad_time_s[1], time.time)
+        listening = [endpoint_of(port) for port in place.ports]
+        self._calculator = build_calculator(settings, listening, marks)
         self._manager = self._build_manager()
         self._admin = Admin(
             worker_socket(admin_path(settings.admin, settings.spool), place.number),
@@ -282,6 +286,7 @@ class Service:
             messages_per_s=settings.global_message_rate_per_s,
             rollup=settings.rollup,
             suspensions=self._suspensions,
+            node=None if self._place.shared is None else self._place.shared.sites,
             dns_concurrency=settings.dns_concurrency,
             ended=self._ended,
         )

@@ -34,6 +34,8 @@ from gwrelay.handover import Handover, unnamed_file
 from gwrelay.notation import Endpoint
 from gwrelay.ports import log_ready, open_ports
 from gwrelay.privileges import account_to_be, acting_as, become
+from gwrelay.relay.node import NodeSites, new_sites
+from gwrelay.relay.nodemarks import new_marks
 from gwrelay.watching import BackOff
 from gwrelay.workerprocess import Command, WorkerProcess
 
@@ -173,6 +175,8 @@ class Supervisor:
         self._handover = Handover(
             board=descriptor,
             columns=len(numbers),
+            sites=new_sites(len(numbers)) if len(numbers) > 1 else -1,
+            marks=new_marks(len(numbers)) if len(numbers) > 1 else -1,
             ports=tuple(port.fileno() for port in ports),
             config=None if config is None else unnamed_file(config),
         )
@@ -293,7 +297,14 @@ class Supervisor:
             process = post.process
             if process is not None and (status := process.poll()) is not None:
                 post.process = None
+                self._clear(post)
                 self._ended(post, process, status)
+
+    def _clear(self, post: _Post) -> None:
+        """Others may have the sessions that it had."""
+        handover = self._handover
+        if handover.sites >= 0:
+            NodeSites(handover.sites, handover.columns, post.column).clear()
 
     def _ended(self, post: _Post, process: WorkerProcess, status: int) -> None:
         how = f"ended with status {status}" if status >= 0 else f"was ended by signal {-status}"

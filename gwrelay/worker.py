@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 from gwrelay import spooldirectory
 from gwrelay.board import Board, Column
@@ -19,6 +20,8 @@ from gwrelay.config import Settings
 from gwrelay.filelimit import raise_file_limit
 from gwrelay.handover import Handover, Line
 from gwrelay.ports import open_ports
+from gwrelay.relay.node import NodeSites
+from gwrelay.relay.nodemarks import NodeMarks
 
 #: <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
@@ -27,6 +30,19 @@ _PR_SET_PDEATHSIG = 1
 _BEAT_EVERY_S, _BEATS = 0.5, 4
 #: Of a worker that ended because its supervisor is gone.
 _ORPHAN_STATUS = 1
+
+
+class Shared:
+    """What all workers know of sites and of bad hosts."""
+
+    def __init__(self, handover: Handover) -> None:
+        self._handover = handover
+        self.sites = NodeSites(handover.sites, handover.columns, handover.column)
+
+    def marks(self, remembered_s: float, clock: Callable[[], float]) -> NodeMarks:
+        """`remembered_s` is how long after its end a mark still says something."""
+        about = self._handover
+        return NodeMarks(about.marks, about.columns, about.column, remembered_s, clock)
 
 
 class Place:
@@ -41,11 +57,13 @@ class Place:
         line: Line | None = None,
         drains: bool = False,
         tag: str = "",
+        shared: Shared | None = None,
         beat_every_s: float = _BEAT_EVERY_S,
     ) -> None:
-        """`tag` tells its lines in the log from those of others."""
+        """`tag` tells its lines in the log from those of others, with which it has `shared`."""
         self.number = number
         self.tag = tag
+        self.shared = shared
         self.ports = ports
         self.column = column
         self.drains = drains
@@ -120,6 +138,7 @@ def take_place(number: int, handover: Handover, settings: Settings) -> Place:
         line=Line(socket.socket(fileno=handover.line)),
         drains=handover.drains,
         tag=f"[{number}]" if handover.columns > 1 else "",
+        shared=Shared(handover) if handover.sites >= 0 else None,
         beat_every_s=beat_every_s,
     )
 

@@ -15,7 +15,7 @@ from gwrelay.mx.cache import Entry
 from gwrelay.mx.candidates import BadUntil, Candidate, Plan, make_plan
 from gwrelay.mx.exchanges import Exchange
 from gwrelay.mx.lookups import Chained, Host, Key, Lookups, Outcome, Resolver, equals, normal_key
-from gwrelay.mx.marks import Mark, Marks, place
+from gwrelay.mx.marks import Held, Mark, Marks, place
 from gwrelay.mx.policy import MXPolicy
 
 #: Seconds between two searches for marks that ended long ago.
@@ -36,7 +36,9 @@ class MXCalculator:
         *,
         policy: MXPolicy | None = None,
         rng: random.Random | None = None,
+        marks: Held | None = None,
     ) -> None:
+        """`marks` is where bad-host marks are kept, if not by this one alone."""
         if resolver is None:
             # Not at the top: dnspython takes a while to load, and not everybody needs it.
             from gwrelay.mx.resolver import DNSResolver
@@ -54,6 +56,7 @@ class MXCalculator:
             self._policy.bad_time_max_s,
             self._policy.bad_time_jitter,
             self._rng,
+            marks,
         )
         self._marked = self._marks.held
         #: Exchanges marked by name -> until when.

@@ -6,6 +6,7 @@ Pure state: times come in as arguments, in seconds of the owner's clock.
 """
 
 import random
+from collections.abc import MutableMapping
 from typing import NamedTuple
 
 
@@ -19,6 +20,10 @@ class Mark(NamedTuple):
     until: float
 
 
+#: See Marks.held.
+Held = MutableMapping[tuple[str, str], tuple[float, float, float]]
+
+
 class Marks:
     """Bad-host marks.  The first lasts `first_s`, each following one twice as long, to `max_s`.
 
@@ -27,14 +32,22 @@ class Marks:
     success (`clear`) forgets that at once.
     """
 
-    def __init__(self, first_s: float, max_s: float, jitter: float, rng: random.Random) -> None:
+    def __init__(
+        self,
+        first_s: float,
+        max_s: float,
+        jitter: float,
+        rng: random.Random,
+        held: Held | None = None,
+    ) -> None:
+        """`held` is where they are kept, of others too."""
         self._first_s = first_s
         self._max_s = max_s
         self._jitter = jitter
         self._random = rng.random
         #: (source, address, with its port as place() puts it) -> (set at, until, length
         #: without jitter).  For others to see whether there is any at all.
-        self.held: dict[tuple[str, str], tuple[float, float, float]] = {}
+        self.held: Held = {} if held is None else held
         self._sweep_above = 1024
 
     def __len__(self) -> int:

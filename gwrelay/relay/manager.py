@@ -27,6 +27,8 @@ from gwrelay.relay.attempt import AttemptManager, Ended, settle
 from gwrelay.relay.hosts import MX, OFF, Destinations, Exchanges
 from gwrelay.relay.limits import LimitPolicy
 from gwrelay.relay.lookups import Found, Gathering, Lookups
+from gwrelay.relay.node import NodeSites
+from gwrelay.relay.pace import rates_of
 from gwrelay.relay.pool import Pool
 from gwrelay.relay.relayer import (
     ESMTPManagedRelayerFactory,
@@ -48,6 +50,9 @@ _TAKEN_AT_ONCE = 1000
 #: Seconds until more is taken, when that many were due.  Not 0: gevent looks at its sockets only
 #: when every greenlet waits for something, and a backlog of a million takes a minute.
 _PAUSE_S = 0.001
+
+#: In place of a site's key, of what holds for all of them.
+_ALL_SITES = "all sites"
 
 #: Seconds until a delivery is looked at again that could not be filed, for whatever reason.
 _UNFILED_RETRY_S = 60.0
@@ -74,6 +79,7 @@ class SmartHostSMTPRelayingManager:
         messages_per_s: float = 0.0,
         rollup: str = MX,
         suspensions: Suspensions | None = None,
+        node: NodeSites | None = None,
         dns_concurrency: int = 128,
         ended: Ended | None = None,
         clock: Callable[[], float] = time.time,
@@ -82,7 +88,9 @@ class SmartHostSMTPRelayingManager:
         routes = routes or Routes()
         calculator = calculator or MXCalculator(None, clock)
         has_one_site = bool(routes.smarthosts) and rollup != OFF
-        self.pool = Pool(max_connections, has_one_site=has_one_site, messages_per_s=messages_per_s)
+        make = rates_of(_ALL_SITES, node, clock)
+        rate = make("messages", messages_per_s) if messages_per_s else None
+        self.pool = Pool(max_connections, has_one_site=has_one_site, message_rate=rate)
         #: Relayers at work, and the attempt each one accounts to.
         self.managed: dict[ManagedRelayerMixin, AttemptManager] = {}
         self._destinations = Destinations(calculator, routes, rollup)
@@ -104,6 +112,7 @@ class SmartHostSMTPRelayingManager:
             limits=limits or LimitPolicy(),
             suspensions=suspensions or Suspensions(clock),
             source=self._factory.settings.source,
+            node=node,
             transit=self.transit,
             settle=self._settle,
             changed=self._changed.set,

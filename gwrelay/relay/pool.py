@@ -15,7 +15,7 @@ from enum import IntEnum
 from itertools import count
 from typing import TYPE_CHECKING
 
-from gwrelay.relay.rates import BURST_S, Rate
+from gwrelay.relay.rates import BURST_S, AnyRate
 
 if TYPE_CHECKING:
     from gwrelay.relay.site import Site
@@ -38,11 +38,11 @@ _ALL = tuple(Health)
 
 class Pool:
     def __init__(
-        self, limit: int, *, has_one_site: bool = False, messages_per_s: float = 0.0
+        self, limit: int, *, has_one_site: bool = False, message_rate: AnyRate | None = None
     ) -> None:
-        """`messages_per_s` of all sites together; 0.0: as many as there are."""
+        """`message_rate` is of all sites together; None: there is no limit."""
         self.limit = limit
-        self.message_rate = Rate(messages_per_s) if messages_per_s else None
+        self.message_rate = message_rate
         #: Called when that rate allows nothing for so many seconds: then go_on() is due.
         self.on_limited: Callable[[float], None] = _nobody_waits
         #: Sites that wait for it, whose turn it is first; and those that have their turn.
@@ -123,15 +123,18 @@ class Pool:
 
     # -- the rate that all share -------------------------------------------------------------
 
-    def may_send(self, site: "Site", wait_s: float) -> bool:
-        """Whether `site` may send one now; if not, it has its turn after those that wait already.
-        `wait_s` is what the rate says."""
-        if not wait_s and (site in self._admitted or not self._limited):
-            self._admitted.discard(site)
+    def may_send(self, site: "Site") -> bool:
+        """Whether `site` may send one now, which is counted then; if not, it has its turn after
+        those that wait already."""
+        if self.message_rate is None:
             return True
-        self._limited.setdefault(site)
-        if wait_s:
+        if site in self._admitted or not self._limited:
+            wait_s = self.message_rate.go()
+            if not wait_s:
+                self._admitted.discard(site)
+                return True
             self.on_limited(wait_s)
+        self._limited.setdefault(site)
         return False
 
     def go_on(self) -> None:
@@ -147,6 +150,10 @@ class Pool:
         if self._limited:
             # Who had his turn may have had no use for it.
             self.on_limited(1.0 / per_s)
+
+    def idle_sites(self) -> "list[Site]":
+        """Those with idle relayers."""
+        return list(self._idle)
 
     def forget(self, site: "Site") -> None:
         """It is no more."""

@@ -13,7 +13,8 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.fairline import FairLine
 from gwrelay.relay.hosts import SiteHosts
 from gwrelay.relay.limits import SiteLimits
-from gwrelay.relay.pace import Pace
+from gwrelay.relay.node import ASK_AGAIN_S, NodeSites
+from gwrelay.relay.pace import Pace, rates_of, session_key
 from gwrelay.relay.parked import Hasten, Parked
 from gwrelay.relay.pool import Health, Pool
 from gwrelay.relay.shaping import Window
@@ -42,8 +43,10 @@ class Site:
         limits: SiteLimits,
         *,
         pool: Pool | None = None,
+        node: NodeSites | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`node`: what this site has in other workers of the gateway, if there are others."""
         self.key = key
         #: For people: the exchanges, or the smart hosts.
         self.name = name
@@ -70,7 +73,9 @@ class Site:
         self.limits = limits
         self._given: SiteLimits | None = None
         self._window = Window(limits.concurrency, limits.initial)
-        self.pace = Pace(limits, self._pool.message_rate, clock)
+        self.pace = Pace(limits, self._pool.message_rate, rates_of(key, node, clock))
+        self._node = node
+        self._node_key = 0 if node is None else session_key(key)
         #: Of attempts that ended, smoothed.
         self._seconds = 0.0
         #: Deliveries that its relayers took one after the other.
@@ -119,7 +124,7 @@ class Site:
         that asks should go: nothing came, the site has shrunk below its relayers, or it is
         another one's turn.  `needs_session`: it has none that could carry it."""
         self._served += 1
-        if self.relayers > self._window.sessions or self._gives_way():
+        if self.relayers > self._window.sessions or self._gives_way() or self.is_wanted_elsewhere:
             return None
         if needs_session and self.pace.limits_connections:
             return None  # whoever opens the next one may have to wait for that
@@ -130,13 +135,32 @@ class Site:
     def start(self) -> Delivery | None:
         """The delivery that another relayer begins with, by opening a session; None when rates
         do not allow that now."""
-        wait_s = self.pace.connection_wait_s()
+        wait_s = self.pace.take_connection()
         if wait_s:
             self.on_limited(self, wait_s)
-        if wait_s or not self._may_go():
             return None
-        self.pace.connect()
+        node = self._node
+        if node is not None and not self._opens_on(node):
+            self.pace.give_back_connection()
+            self.on_limited(self, ASK_AGAIN_S)
+            return None
+        if not self._may_go():
+            self.pace.give_back_connection()
+            if node is not None:
+                node.close_session(self._node_key)
+            return None
         return self._next()
+
+    def _opens_on(self, node: NodeSites) -> bool:
+        """Whether the site may have another session, as far as other workers are concerned; it is
+        counted then."""
+        return node.open_session(self._node_key, self.limits.concurrency, time.monotonic())
+
+    @property
+    def is_wanted_elsewhere(self) -> bool:
+        """Whether another worker waits for a session with it, and has fewer."""
+        node = self._node
+        return node is not None and node.is_wanted_elsewhere(self._node_key, time.monotonic())
 
     def go_on(self, limit: int = _READY) -> bool:
         """Let what is ready go as far as idle relayers, rates and the window allow, at most `limit`
@@ -202,20 +226,25 @@ class Site:
     @property
     def limited_for_s(self) -> tuple[float, str]:
         """Seconds until rates allow another message, and the flag of the one that says so."""
-        pace = self.pace
+        mine_s, everybodys_s, connection_s = self.pace.waits_s
         waits = [
-            (pace.message_wait_s(), "site-message-rate"),
-            (pace.everybodys_wait_s(), "global-message-rate"),
-            (0.0 if self.relayers else pace.connection_wait_s(), "site-connection-rate"),
+            (mine_s, "site-message-rate"),
+            (everybodys_s, "global-message-rate"),
+            (0.0 if self.relayers else connection_s, "site-connection-rate"),
         ]
         return max(waits)
 
     def _may_go(self) -> bool:
-        """Whether rates allow another message now; if not, there will be a go_on()."""
-        wait_s = self.pace.message_wait_s()
+        """Whether rates allow another message now, which is counted then; if not, there will be a
+        go_on()."""
+        wait_s = self.pace.take_message()
         if wait_s:
             self.on_limited(self, wait_s)
-        return not wait_s and self._pool.may_send(self, self.pace.everybodys_wait_s())
+            return False
+        if not self._pool.may_send(self):
+            self.pace.give_back_message()
+            return False
+        return True
 
     # -- relayers ----------------------------------------------------------------------------
 
@@ -263,6 +292,8 @@ class Site:
     def remove_relayer(self) -> None:
         self.relayers -= 1
         self._pool.count(-1, self.health)
+        if self._node is not None:
+            self._node.close_session(self._node_key)
         if self.wanted():
             self.on_want(self)
 

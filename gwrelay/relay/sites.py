@@ -26,6 +26,7 @@ from gwrelay.queue.mailqueue import Queue
 from gwrelay.relay.alarms import Alarms
 from gwrelay.relay.hosts import Destinations, Exchanges, SiteHosts
 from gwrelay.relay.limits import LimitPolicy
+from gwrelay.relay.node import NodeSites
 from gwrelay.relay.parked import Parked
 from gwrelay.relay.pool import Pool
 from gwrelay.relay.site import Site
@@ -46,6 +47,9 @@ _PROBE_AGAIN_S = 60.0
 _WARNED_AGAIN_S = 60.0
 #: Deliveries that are woken in one go where nothing else bounds it.
 _WOKEN_AT_ONCE = 1000
+
+#: Seconds between two looks at what other workers do.
+_OTHERS_EVERY_S = 0.5
 
 #: Name of the alarm of the rate that all sites share.
 _RATE = "rate"
@@ -68,6 +72,7 @@ class Sites:
         limits: LimitPolicy,
         suspensions: Suspensions,
         source: str,
+        node: NodeSites | None,
         transit: Transit,
         settle: Callable[[Delivery, Outcome], None],
         changed: Callable[[], None],
@@ -80,6 +85,8 @@ class Sites:
         self._pool = pool
         self._limits = limits
         self._source = source
+        self._node = node
+        self._looked_at_others_at = 0.0
         self._transit = transit
         self._settle = settle
         self._changed = changed
@@ -181,6 +188,9 @@ class Sites:
                 self._pool.go_on()
             else:
                 self._end_if_over(name)
+        if self._node is not None and abs(now - self._looked_at_others_at) > _OTHERS_EVERY_S:
+            self._looked_at_others_at = now
+            self._look_at_others()
         while self._with_room:
             site = self._with_room.popitem()[0]
             if site.wake(self._queue.hasten) and site.parked and site.is_unused:
@@ -193,6 +203,14 @@ class Sites:
                 self._waking.popleft()
         if self._waking:
             self._changed()
+
+    def _look_at_others(self) -> None:
+        """Sessions that idle here while other workers want them end; a site that another worker has
+        found back is not dead."""
+        for site in self._pool.idle_sites():
+            if site.is_wanted_elsewhere:
+                site.release_one()
+        self.wake()
 
     def _look_at(self, site: Site) -> None:
         """Of a site that was dead, or limited by a rate, or about which nobody asked since: it
@@ -212,7 +230,8 @@ class Sites:
     def wake(self) -> None:
         """Marks were taken away, by an operator: mail that waited because of them wakes."""
         for site in list(self._sites.values()):
-            self._is_dead(site)
+            if site.dead_until:
+                self._is_dead(site)
 
     def _is_dead(self, site: Site) -> bool:
         """Whether each of its hosts is marked, be it by another site or by an operator; the
@@ -327,7 +346,15 @@ class Sites:
     def _new_site(self, key: Hashable, exchanges: Exchanges) -> Site:
         name = ", ".join(exchange.name for exchange in exchanges)
         hosts = SiteHosts(self._calculator, self._source)
-        site = Site(key, name, hosts, self._limits.usual, pool=self._pool, clock=self._clock)
+        site = Site(
+            key,
+            name,
+            hosts,
+            self._limits.usual,
+            pool=self._pool,
+            node=self._node,
+            clock=self._clock,
+        )
         hosts.on_connection = site.pace.connect
         site.on_want = self._want
         site.on_room = self._note_room

@@ -95,7 +95,7 @@ def test_nothing_new_begins_in_a_session_past_its_lifetime(
     submit(gateway.port, SENDER, [second])
     peer.wait_for_messages(2)
     assert [message.session for message in peer.messages] == [1, 2]
-    assert peer.verbs(1)[-1] == "QUIT"
+    peer.wait_for(lambda p: p.verbs(1)[-1] == "QUIT")
 
 
 @pytest.mark.parametrize("idle_s", [0, 0.4])

@@ -11,13 +11,16 @@ import socket
 import stat
 import subprocess
 import sys
+import sysconfig
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+import gwrelay as gwrelay_package
 from gwrelay.config import MOST_WORKERS
 from gwrelay.message.envelope import message_id
 from spool.segment import SECRET_BYTES, VERSION, Header, header_block, name_of
@@ -408,15 +411,33 @@ def test_a_drained_worker_reports_what_it_gave_up_before_it_goes(
 # Giving up root.
 
 
-def need_another_user() -> pwd.struct_passwd:
-    """An account that can run what we run; skips the test where there is none."""
+class Somebody(NamedTuple):
+    """An account, and a Python that it can run gwrelay with."""
+
+    about: pwd.struct_passwd
+    python: str
+    environment: dict[str, str]
+
+
+def need_another_user() -> Somebody:
+    """Skips the test where there is none: where ours is in root's home, the system's may do."""
     need_root("become somebody else")
     nobody = pwd.getpwnam("nobody")
-    try:
-        subprocess.run([sys.executable, "-c", "import gwrelay"], user=nobody.pw_uid, check=True)
-    except (PermissionError, subprocess.CalledProcessError):
-        pytest.skip("this Python, or gwrelay, is not for everybody to read: install it elsewhere")
-    return nobody
+    here = [str(Path(gwrelay_package.__file__).parents[1]), sysconfig.get_path("purelib")]
+    here.append(sysconfig.get_path("platlib"))
+    apart = {"PYTHONPATH": os.pathsep.join(dict.fromkeys(here))}
+    for python, environment in ((sys.executable, {}), ("/usr/bin/python3", apart)):
+        try:
+            subprocess.run(
+                [python, "-c", "import gwrelay.service"],
+                user=nobody.pw_uid,
+                env=os.environ | environment,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        return Somebody(nobody, python, environment)
+    pytest.skip("no Python with gwrelay is for everybody to read: install it elsewhere")
 
 
 def free_low_port() -> int:
@@ -432,11 +453,13 @@ def free_low_port() -> int:
 def test_root_opens_a_low_port_and_becomes_the_user_for_good(
     peer: Peer, open_directory: Path
 ) -> None:
-    nobody = need_another_user()
+    nobody, python, environment = need_another_user()
     open_directory.chmod(0o777)
     port = free_low_port()
     gateway = Gateway(
-        open_directory / "gateway", "--smarthost", peer.spec, "--user", "nobody", *TWO
+        *(open_directory / "gateway", "--smarthost", peer.spec, "--user", "nobody", *TWO),
+        python=python,
+        environment=environment,
     )
     gateway.directory.chmod(0o777)
     try:
@@ -459,15 +482,17 @@ def test_root_opens_a_low_port_and_becomes_the_user_for_good(
         gateway.kill()
 
 
-def refused(*flags: str, directory: Path, user: int | None = None) -> str:
+def refused(*flags: str, directory: Path, somebody: Somebody | None = None) -> str:
     """The one line a gateway that does not start ends with, with status 2."""
-    command = [sys.executable, "-m", "gwrelay", "serve", "--hostname", "gw.example", *flags]
+    python = somebody.python if somebody else sys.executable
+    command = [python, "-m", "gwrelay", "serve", "--hostname", "gw.example", *flags]
     done = subprocess.run(
         [*command, "--listen", "127.0.0.1:0", "--spool", str(directory / "spool")],
         stderr=subprocess.PIPE,
         text=True,
         timeout=20,
-        user=user,
+        user=somebody.about.pw_uid if somebody else None,
+        env=os.environ | (somebody.environment if somebody else {}),
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -476,8 +501,8 @@ def refused(*flags: str, directory: Path, user: int | None = None) -> str:
 
 
 def test_who_is_not_root_cannot_become_another_user(open_directory: Path) -> None:
-    nobody = need_another_user()
-    line = refused("--user", "daemon", directory=open_directory, user=nobody.pw_uid)
+    somebody = need_another_user()
+    line = refused("--user", "daemon", directory=open_directory, somebody=somebody)
     assert line == (
         "gwrelay: error: --user daemon: only root can become another user; start it as root, or "
         "leave it out"

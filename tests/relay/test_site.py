@@ -9,6 +9,7 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.hosts import SiteHosts
 from gwrelay.relay.limits import SiteLimits
 from gwrelay.relay.pool import Pool
+from gwrelay.relay.rates import Rate
 from gwrelay.relay.shaping import PATIENCE
 from gwrelay.relay.site import Site
 from support.mail import UNREACHED
@@ -316,7 +317,7 @@ def test_the_smallest_limits_of_those_who_share_a_site_hold() -> None:
 
 def test_sites_take_turns_at_the_rate_they_share() -> None:
     clock = SetClock()
-    pool = Pool(10, messages_per_s=1.0)
+    pool = Pool(10, message_rate=Rate(1.0, clock))
     sites = [new_site(pool=pool, clock=clock, name=name) for name in "abc"]
     due: list[float] = []
     pool.on_limited = due.append

@@ -32,6 +32,7 @@ class Gateway:
         *flags: str,
         spool: Path | None = None,
         environment: dict[str, str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -39,6 +40,7 @@ class Gateway:
         self.events_path = directory / "events.jsonl"
         self.flags = flags
         self.environment = environment or {}
+        self.python = python
         self.port = 0
         self.running: Program | None = None
         self._starts = 0
@@ -66,7 +68,7 @@ class Gateway:
         environment = {name: value for name, value in os.environ.items() if "GWRELAY" not in name}
         self.running = Program(
             [
-                *(sys.executable, "-m", "gwrelay", "serve"),
+                *(self.python, "-m", "gwrelay", "serve"),
                 *("--listen", "127.0.0.1:0"),
                 *("--spool", str(self.spool)),
                 *("--hostname", HOSTNAME),
