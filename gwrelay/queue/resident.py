@@ -10,6 +10,11 @@ from gwrelay.queue.store import State
 
 _new = tuple.__new__
 
+#: Bounces are kept while less than this part of the memory is in use: enough for those that leave
+#: at once.  More of a storm for a slow host would be in the way of other mail, and many objects for
+#: the garbage collector to walk.
+_BOUNCES_SHARE = 16
+
 
 class Kept(NamedTuple):
     message: Message
@@ -19,12 +24,11 @@ class Kept(NamedTuple):
 
 
 class Resident:
-    """At most `budget_bytes` of content; bounces have half of it, so that a storm of them leaves
-    room for other mail."""
+    """At most `budget_bytes` of content."""
 
     def __init__(self, budget_bytes: int) -> None:
         self._left_bytes = budget_bytes
-        self._not_for_bounces_bytes = budget_bytes // 2
+        self._not_for_bounces_bytes = budget_bytes - budget_bytes // _BOUNCES_SHARE
         self._kept: dict[int, Kept] = {}
         #: None for what is not here.  Asked six times for each delivery: no method of ours.
         self.get: Callable[[int], Kept | None] = self._kept.get

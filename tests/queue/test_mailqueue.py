@@ -870,8 +870,8 @@ def test_a_message_is_not_read_back_for_its_first_attempt(
 def test_the_first_attempt_gives_its_memory_back(
     store: CountingStore, clock: SetClock, told: Outcome
 ) -> None:
-    queue = Queue(store, retry=POLICY, resident_bytes=2 * len(CONTENT), clock=clock)
-    for _ in range(3):  # bounces, which have half of it
+    queue = Queue(store, retry=POLICY, resident_bytes=16 * len(CONTENT), clock=clock)
+    for _ in range(3):  # bounces, which have a sixteenth of it
         message_id = queue.add_message(envelope("b@b.test", reverse_path=""), CONTENT)
         assert b"".join(queue.get_content(message_id)) == CONTENT
         assert store.reads == 0
@@ -892,10 +892,10 @@ def test_a_report_is_not_read_back_for_its_first_attempt(
         queue.get_message(report.id)
 
 
-def test_a_storm_of_reports_leaves_half_of_the_memory_to_other_mail(
+def test_a_storm_of_reports_leaves_the_memory_to_other_mail(
     store: CountingStore, clock: SetClock
 ) -> None:
-    budget = 100 * len(CONTENT)
+    budget = 1600 * len(CONTENT)
     queue = Queue(store, retry=POLICY, resident_bytes=budget, clock=clock)
     for n in range(50):
         queue.add_message(envelope(f"{n}@b.test"), CONTENT)
@@ -905,9 +905,9 @@ def test_a_storm_of_reports_leaves_half_of_the_memory_to_other_mail(
         assert report is not None
         before, content = store.reads, b"".join(queue.get_content(report.id))
         kept_bytes += len(content) * (store.reads == before)
-    assert budget / 2 - len(content) < kept_bytes <= budget / 2
+    assert budget / 16 - len(content) < kept_bytes <= budget / 16
     reads = store.reads
-    for n in range(49):
+    for n in range(1499):
         queue.get_content(queue.add_message(envelope(f"{n}@c.test"), CONTENT))
     assert store.reads == reads
 

@@ -64,6 +64,9 @@ class SteppedStore(MemoryStore):
 
 
 class QueueMachine(RuleBasedStateMachine):
+    #: Room for some of the messages, and for no report.
+    resident_bytes = 3 * len(CONTENT)
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
@@ -106,7 +109,7 @@ class QueueMachine(RuleBasedStateMachine):
             load_later=load_later,
             retry=POLICY._replace(in_doubt=self.in_doubt),
             hostname="gw.test",
-            resident_bytes=3 * len(CONTENT),
+            resident_bytes=self.resident_bytes,
             clock=lambda: self.now,
             chance=lambda: 0.3,
         )
@@ -490,6 +493,9 @@ class QueueMachine(RuleBasedStateMachine):
 
 class SpoolQueueMachine(QueueMachine):
     """The same over a spool, which can also crash."""
+
+    #: Room for all of them, reports too.
+    resident_bytes = 1024 * 1024
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp())
