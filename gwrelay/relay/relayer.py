@@ -92,10 +92,12 @@ class ManagedRelayerMixin:
         return None if connection is None else (connection, connection.stage, connection.moves)
 
     @property
-    def stage(self) -> str:
-        """Where its session is; "" when it has none."""
+    def whereabouts(self) -> str:
+        """For people: with which host its session is, and at which stage; "" without one."""
         connection = self._sessions.connection
-        return "" if connection is None else connection.stage
+        if connection is None:
+            return ""
+        return f"{connection.exchange}[{connection.address}], in {connection.stage}"
 
     def run(self, delivery: Delivery | None) -> None:
         """Relay `delivery`, then whatever the site has ready, until it runs dry."""

@@ -78,6 +78,8 @@ class Site:
         self._node_key = 0 if node is None else session_key(key)
         #: Of attempts that ended, smoothed.
         self._seconds = 0.0
+        #: Deliveries that were taken from what is ready.
+        self.taken = 0
         #: Deliveries that its relayers took one after the other.
         self._served = 0
         # The most recently used session comes first, so that those in excess stay idle and
@@ -197,6 +199,7 @@ class Site:
 
     def _next(self) -> Delivery:
         delivery = self.ready.popleft()
+        self.taken += 1
         delivery.recall = None
         self.pace.send(delivery)
         self._ask_for_more()

@@ -59,6 +59,19 @@ def test_the_banner_comes_back_as_a_reply(host: str) -> None:
         assert not made.is_open
 
 
+def test_whatever_goes_out_or_comes_in_moves(peer: Peer) -> None:
+    made = connection()
+    moves = [made.moves]
+    made.open(*peer.address, MX)
+    moves.append(made.moves)
+    made.send("ehlo", b"EHLO gw.example\r\n")
+    moves.append(made.moves)
+    made.read("ehlo")
+    moves.append(made.moves)
+    assert sorted(set(moves)) == moves
+    made.close()
+
+
 def test_small_writes_are_not_held_back(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     sockets = record(monkeypatch)
     opened(peer)
