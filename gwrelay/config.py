@@ -376,6 +376,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PROCESS, "log", FILE, "-", "Log to this file; - is standard error.")]
     events: Annotated[str, Setting(
         PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
+    stuck_after_s: Annotated[float, Setting(
+        PROCESS, "stuck-after", DURATION, "15m",
+        "Raise an alarm about mail that has neither moved for this long nor a time to wait for; "
+        "0 for never.")]
     shutdown_max_s: Annotated[float, Setting(
         PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
     workers: Annotated[int, Setting(

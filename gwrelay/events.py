@@ -210,6 +210,11 @@ def ended(
         yield reported(settled.message, settled.report, settled.warned)
 
 
+def stuck(what: str, for_s: float, now: float) -> Event:
+    """Something should have moved, and has not for so many seconds."""
+    return {"time": now, "event": "stuck", "what": what, "since": now - for_s}
+
+
 def _word(n: int, verdict: Outcome, settled: Settled, stays: Open | None) -> str:
     if stays is not None and stays.held:
         return "held"

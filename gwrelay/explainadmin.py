@@ -20,6 +20,7 @@ from gwrelay.queuewalk import paced, walk
 from gwrelay.relay.explained import DEAD, RETRY, Blocker, Explainer, Route
 from gwrelay.relay.manager import SmartHostSMTPRelayingManager
 from gwrelay.relay.site import Site
+from gwrelay.relay.watch import Watch
 from gwrelay.selection import Selection
 
 
@@ -27,6 +28,7 @@ def explain_handlers(
     queue: Queue,
     manager: SmartHostSMTPRelayingManager,
     explainer: Explainer,
+    watch: Watch,
     last_words: LastWords,
     listeners: Sequence[Listener],
     worker: int,
@@ -56,6 +58,7 @@ def explain_handlers(
             "messages_done": queue.get_relayed(),
             "in_doubt": manager.in_doubt,
             "violations": queue.violations.count,
+            "stuck": watch.count,
             "relayers": len(manager.managed),
             "concurrency": manager.max_connections,
             "sites": sites,
@@ -98,9 +101,13 @@ def explain_handlers(
 
     def _explained(part: Part, blocker: Blocker) -> Record:
         destination = part.open.destination
-        record: Record = {"blocker": blocker._asdict(), "why": blocker.text}
+        record: Record = {"blocker": blocker._asdict(), "why": blocker.text, "stuck_since": None}
         if part.word != HELD:
-            record["site"] = _site(explainer.site(destination))
+            site = explainer.site(destination)
+            if part.delivery is not None:
+                for_s = watch.stuck_for_s(part.delivery, site)
+                record["stuck_since"] = None if for_s is None else clock() - for_s
+            record["site"] = _site(site)
             record["plan"] = _plan(explainer.route(destination))
         return record | _relayers()
 

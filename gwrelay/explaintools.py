@@ -59,13 +59,17 @@ def _status_lines(told: Record) -> Iterator[str]:
     yield f"held       {count(told[HELD], 'delivery')}"
     yield f"done       {count(told['messages_done'], 'message')} since the start"
     yield f"in doubt   {count(told['in_doubt'], 'recipient')} since the start"
-    named = ", named in the log" if told["violations"] else ""
-    yield f"self-check {count(told['violations'], 'violation')} since the start{named}"
+    yield f"self-check {count(told['violations'], 'violation')}{_named(told['violations'])}"
+    yield f"stuck      {count(told['stuck'], 'thing')}{_named(told['stuck'])}"
     yield f"relayers   {told['relayers']} at work, of --concurrency {told['concurrency']}"
     workers = told["workers"] if len(told["workers"]) > 1 else []
     sites = f"{'at least ' if workers else ''}{told['sites']}"
     yield f"sites      {sites} with mail; {told['dead_sites']} of them out of reach"
     yield from map(_worker_line, workers)
+
+
+def _named(alarms: int) -> str:
+    return ", named in the log" if alarms else ""
 
 
 def _worker_line(told: Record) -> str:
@@ -122,6 +126,8 @@ def _message_lines(told: Record) -> Iterator[str]:
         since = f" since {at(blocker['since'])}" if blocker["since"] else ""
         until = f" until {at(blocker['until'])}" if blocker["until"] else ""
         yield f"  blocked by: {blocker['kind']}{since}{until}"
+        if part["stuck_since"]:
+            yield f"  stuck: nothing has moved since {at(part['stuck_since'])}"
         if part["state"] != HELD:
             yield from _site_lines(part["site"], part)
             yield from _plan_lines(part["plan"])

@@ -23,6 +23,7 @@ from gwrelay.metrics import (
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolCounters
 from gwrelay.relay.manager import SmartHostSMTPRelayingManager
+from gwrelay.relay.watch import Watch
 
 #: Seconds between two looks at how late the loop is.
 _LAG_EVERY_S = 0.5
@@ -32,6 +33,7 @@ def metrics_handlers(
     metrics: Metrics,
     queue: Queue,
     manager: SmartHostSMTPRelayingManager,
+    watch: Watch,
     listeners: Sequence[Listener],
     counters: SpoolCounters,
     clock: Callable[[], float] = time.time,
@@ -57,6 +59,7 @@ def metrics_handlers(
             "What a self-check found wrong in the queue, and put right.",
             queue.violations.count,
         )
+        yield gauge("stuck", "What has not moved for --stuck-after, and should.", watch.count)
         yield gauge(
             "loaded", "1 when all that the spool held at the start is here.", queue.is_loaded
         )

@@ -44,6 +44,7 @@ from gwrelay.relay.owners import Owners
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
 from gwrelay.relay.suspensions import Suspensions
+from gwrelay.relay.watch import Watch
 from gwrelay.smtp.session import Policy
 from gwrelay.spooldirectory import close_to_others, worker_directory
 from gwrelay.suspendadmin import suspend_handlers
@@ -173,6 +174,7 @@ class Service:
         listening = [endpoint_of(port) for port in place.ports]
         self._calculator = build_calculator(settings, listening, marks)
         self._manager = self._build_manager()
+        self._watch = Watch(self._manager, settings.stuck_after_s, alarmed=self._alarmed)
         self._admin = Admin(
             worker_socket(admin_path(settings.admin, settings.spool), place.number),
             self._handlers(),
@@ -187,7 +189,8 @@ class Service:
         refreshing = [self._calculator.run] * _REFRESHERS
         loops = (self._log.run, *refreshing, self.events.run, helper.run, self._queue.load)
         lag = partial(watch_lag, self._metrics)
-        loops += (self._queue.selfcheck.run, Owners(self._manager).run, self._place.beat, lag)
+        checks = (self._queue.selfcheck.run, Owners(self._manager).run, self._watch.run)
+        loops += (*checks, self._place.beat, lag)
         for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The
@@ -300,9 +303,12 @@ class Service:
             **queue_handlers(queue, explainer, words),
             **verb_handlers(queue),
             **suspend_handlers(manager.sites, self._settings.spool),
-            **metrics_handlers(self._metrics, queue, manager, self._listeners, self._log.counters),
+            **metrics_handlers(
+                *(self._metrics, queue, manager, self._watch),
+                *(self._listeners, self._log.counters),
+            ),
             **explain_handlers(
-                *(queue, manager, explainer, words, self._listeners),
+                *(queue, manager, explainer, self._watch, words, self._listeners),
                 *(self._place.number, self._place.gateway_pid),
             ),
         }
@@ -317,6 +323,10 @@ class Service:
         self._metrics.reports += 1
         if self.events:
             self.events.write(events.reported(original, report, recipients))
+
+    def _alarmed(self, what: str, for_s: float) -> None:
+        if self.events:
+            self.events.write(events.stuck(what, for_s, time.time()))
 
     def _ended(
         self, delivery: Delivery, attempt: int, told: Mapping[int, Outcome], settled: Settled

@@ -14,8 +14,8 @@ Record = dict[str, Any]
 _COUNTS = ("deliveries", "recipients", WAITING, RELAYING, HELD)
 #: Of `status`: what adds up, the limit of each worker's own among it.
 _STATUS_SUMS = (
-    *("connections", WAITING, RELAYING, HELD, "messages_done", "in_doubt", "relayers"),
-    "concurrency",
+    *("connections", WAITING, RELAYING, HELD, "messages_done", "in_doubt", "violations", "stuck"),
+    *("relayers", "concurrency"),
 )
 #: Of a verb.
 _VERB_SUMS = ("deliveries", "messages", "recipients", "busy", "held")

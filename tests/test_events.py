@@ -195,6 +195,16 @@ def test_a_warning_says_of_whom_it_tells_that_they_are_delayed():
     assert report["delayed"] == ["two@b.example", "three@b.example"]
 
 
+def test_a_stuck_event_says_what_has_not_moved_and_since_when():
+    event = events.stuck("the lookup of b.test, for 1 or more", 120.0, 1000.0)
+    assert event == {
+        "time": 1000.0,
+        "event": "stuck",
+        "what": "the lookup of b.test, for 1 or more",
+        "since": 880.0,
+    }
+
+
 def test_an_accepted_event_names_the_client():
     event = events.accepted(Message(7, 1000.0, 123, ENVELOPE), "192.0.2.9")
     assert event["client"] == "192.0.2.9"

@@ -21,6 +21,8 @@ STATUS: dict[str, Any] = {
     "next_due_at": 2000.0,
     "messages_done": 10,
     "in_doubt": 1,
+    "violations": 2,
+    "stuck": 1,
     "relayers": 2,
     "concurrency": 2000,
     "sites": 5,
@@ -49,6 +51,7 @@ def test_counts_of_workers_add_up_and_the_rest_is_of_the_whole() -> None:
     told = together.status([STATUS | draining, STATUS])
     assert (told["connections"], told["waiting"], told["messages_done"]) == (6, 8, 20)
     assert (told["relayers"], told["concurrency"]) == (4, 4000)
+    assert (told["violations"], told["stuck"]) == (4, 2)
     assert (told["started_at"], told["uptime_s"]) == (1000.0, 60.0)
     assert (told["listening"], told["loaded"]) == (["127.0.0.1:25"], False)
     assert told["next_due_at"] == 2000.0

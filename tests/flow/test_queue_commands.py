@@ -69,13 +69,13 @@ def test_status_fits_a_screen_and_has_all_of_it_in_json(gateway: Gateway) -> Non
     assert (told["waiting"], told["relaying"], told["held"]) == (2, 0, 0)
     assert told["listening"] == [gateway.spec]
     assert (told["messages_done"], told["in_doubt"], told["dead_sites"]) == (0, 0, 0)
-    assert told["violations"] == 0
+    assert (told["violations"], told["stuck"]) == (0, 0)
     assert 3500 < told["next_due_at"] - time.time() <= 3600
     assert told["uptime_s"] < 60
     screen = lines("status", at=gateway)
     assert len(screen) < 24
     assert any("2 deliveries, the next due in " in line for line in screen)
-    assert "self-check 0 violations since the start" in screen
+    assert {"self-check 0 violations", "stuck      0 things"} <= set(screen)
 
 
 def test_a_list_has_a_line_for_each_delivery_with_the_remotes_words(gateway: Gateway) -> None:
@@ -151,6 +151,31 @@ def test_a_large_content_comes_whole(gateway: Gateway) -> None:
     submit(gateway.port, "me@a.example", ["u@dest.example"], large)
     [event] = gateway.wait_for("deferred")
     assert gwrelay("queue", "cat", event["id"], at=gateway).stdout.endswith(large)
+
+
+def test_a_next_hop_that_hangs_raises_an_alarm_until_it_goes_on(
+    start_gateway: StartGateway, peer: Peer
+) -> None:
+    peer.once("RCPT", STALL)
+    gateway = start_gateway("--smarthost", peer.spec, "--stuck-after", "1s")
+    reply = submit(gateway.port, "me@a.example", ["u@dest.example"], CONTENT)
+    [name] = re.findall(r"[0-9a-hjkmnp-tv-z]{13}", reply)
+    stuck = (
+        rf"ERROR .*stuck: message {name} to dest\.example, at .*, in rcpt; nothing has moved for"
+    )
+    gateway.wait_until(lambda: re.search(stuck, gateway.log), "an alarm")
+    [event, *_] = gateway.wait_for("stuck")
+    assert name in event["what"]
+    assert said("status", at=gateway)["stuck"] == 1
+    assert "stuck      1 thing, named in the log" in lines("status", at=gateway)
+    explained = lines("explain", name, at=gateway)
+    [part] = said("explain", name, at=gateway)["parts"]
+    assert abs(part["stuck_since"] - event["since"]) < 1
+    assert any(line.startswith("  stuck: nothing has moved since ") for line in explained)
+    gateway.wait_until(lambda: len(re.findall(stuck, gateway.log)) == 2, "another alarm")
+    peer.drop_sessions()
+    gateway.wait_until(lambda: said("status", at=gateway)["stuck"] == 0, "the end of it")
+    assert len(gateway.events("stuck")) >= 2
 
 
 # -- changing -------------------------------------------------------------------------------

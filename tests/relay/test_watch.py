@@ -235,33 +235,31 @@ def test_a_lookup_without_an_end_is_told_and_another_one_begins_anew() -> None:
     """)
 
 
-def test_looks_come_often_enough_and_never_when_nothing_is_ever_stuck() -> None:
-    asked: list[float] = []
+class Stop:
+    """Set when it has been waited for three times."""
 
-    class Stop:
-        def wait(self, timeout: float) -> bool:
-            asked.append(timeout)
-            return len(asked) > 2
+    def __init__(self) -> None:
+        self.asked: list[float] = []
 
-    manager = Relay({}).manager
-    for after_s in (0.0, 2.0, 900.0):
-        Watch(manager, after_s).run(Stop())  # type: ignore[arg-type]
-        assert asked == ([min(after_s / 4, 60.0)] * 3 if after_s else [])
-        asked.clear()
+    def wait(self, timeout: float) -> bool:
+        self.asked.append(timeout)
+        return len(self.asked) > 2
+
+
+@pytest.mark.parametrize(("after_s", "asked"), [(0.0, []), (2.0, [0.5] * 3), (900.0, [60.0] * 3)])
+def test_looks_come_often_enough_and_never_when_nothing_is_ever_stuck(
+    after_s: float, asked: list[float]
+) -> None:
+    stop = Stop()
+    Watch(Relay({}).manager, after_s).run(stop)  # type: ignore[arg-type]
+    assert stop.asked == asked
 
 
 def test_a_bug_ends_the_look_and_not_the_looks(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[float] = []
-
-    class Stop:
-        def wait(self, timeout: float) -> bool:
-            asked.append(timeout)
-            return len(asked) > 2
-
-    manager = Relay({}).manager
+    stop, manager = Stop(), Relay({}).manager
     monkeypatch.setattr(manager, "lookups", lambda: 1 / 0)
-    Watch(manager, 100.0).run(Stop())  # type: ignore[arg-type]
-    assert len(asked) == 3
+    Watch(manager, 100.0).run(stop)  # type: ignore[arg-type]
+    assert stop.asked == [25.0] * 3
     assert "ZeroDivisionError" in caplog.text
