@@ -203,7 +203,9 @@ def queue_retry(**given: Any) -> int:
     PREDICATES
 
     Hosts that are marked bad stay so (see gwrelay mx mark-good): mail for them goes on waiting
-    for the end of the mark.  What is on hold stays there.
+    for the end of the mark.  What is on hold stays there.  What is in doubt, and left alone for
+    --in-doubt-wait, is tried before that only if its ID is given: it may have been delivered, and
+    the next hop may still be at work on it.
 
     Exit status 1 when nothing waited, 4 when no gateway runs.
     """

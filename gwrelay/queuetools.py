@@ -288,5 +288,8 @@ def _verb_lines(told: Record) -> Iterator[str]:
     if told["held"] and told["verb"] == "retry":
         held = count(told["held"], "delivery")
         yield f"left alone: {held} on hold; see gwrelay queue release"
+    if told["in_doubt"]:
+        in_doubt = count(told["in_doubt"], "delivery")
+        yield f"left alone: {in_doubt} in doubt, for it may have arrived; its id has it tried"
     for name in told["absent"]:
         yield f"message {name} is not in the queue"

@@ -1,7 +1,8 @@
 """What the control socket changes in the queue: hold, release, retry, delete.
 
 In steps, so that mail goes on meanwhile; what was done before a step that fails stays done.  A
-delivery that is being relayed is left alone, and counted as busy.
+delivery that is being relayed is left alone, and counted as busy.  So is, for retry, one that may
+have been delivered, until its time has come: only who names its message has it tried before.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -68,15 +69,20 @@ def _carry_out(
     if everything == bool(words):
         raise CommandFailed(2, f"queue {verb}: name ids or predicates, or ask for everything")
     total = _Total(verb, dry_run)
+    wanted = selection(words)
+    # Who names a message knows which one; of many it is not to be tried by the way.
+    spares = verb == "retry" and not wanted.ids
     try:
-        for found in walk(queue, selection(words)):
+        for found in walk(queue, wanted):
             if found is None:
                 yield total.record()
-            elif dry_run:
-                total.add(found, _foreseen(found.parts, _ABOUT[verb]))
+                continue
+            parts = [one for one in found.parts if not (spares and queue.is_left_in_doubt(one))]
+            if dry_run:
+                obeyed = _foreseen(parts, _ABOUT[verb])
             else:
-                numbers = {part.open.recipients[0] for part in found.parts}
-                total.add(found, order(found.message_id, numbers))
+                obeyed = order(found.message_id, {part.open.recipients[0] for part in parts})
+            total.add(found, obeyed, in_doubt=len(found.parts) - len(parts))
         if not dry_run:
             queue.flush()
     except StoreFailed as error:
@@ -95,10 +101,10 @@ class _Total:
     def __init__(self, verb: str, dry_run: bool) -> None:
         self._verb, self._dry_run = verb, dry_run
         self.deliveries = 0
-        self._messages = self._recipients = self._busy = self._held = 0
+        self._messages = self._recipients = self._busy = self._held = self._in_doubt = 0
         self._absent: list[str] = []
 
-    def add(self, found: Found, obeyed: Obeyed) -> None:
+    def add(self, found: Found, obeyed: Obeyed, in_doubt: int) -> None:
         if not found.parts:
             self._absent.append(message_name(found.message_id))
         self.deliveries += len(obeyed.parts)
@@ -106,9 +112,11 @@ class _Total:
         self._recipients += sum(len(part.recipients) for part in obeyed.parts)
         self._busy += obeyed.busy
         self._held += sum(part.word == HELD for part in found.parts)
+        self._in_doubt += in_doubt
 
     def record(self) -> Record:
-        """`busy` deliveries are being relayed; `held` ones were, before."""
+        """`busy` deliveries are being relayed; `held` ones were, before; those `in_doubt` were
+        spared."""
         return {
             "verb": self._verb,
             "dry_run": self._dry_run,
@@ -117,5 +125,6 @@ class _Total:
             "recipients": self._recipients,
             "busy": self._busy,
             "held": self._held,
+            "in_doubt": self._in_doubt,
             "absent": list(self._absent),
         }

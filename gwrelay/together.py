@@ -18,7 +18,7 @@ _STATUS_SUMS = (
     *("relayers", "concurrency"),
 )
 #: Of a verb.
-_VERB_SUMS = ("deliveries", "messages", "recipients", "busy", "held")
+_VERB_SUMS = ("deliveries", "messages", "recipients", "busy", "held", "in_doubt")
 _SITE_SUMS = ("relayers", "window", "ready", "parked")
 
 

@@ -45,7 +45,7 @@ from gwrelay.queue.settlement import (
     without_answer,
 )
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
-from gwrelay.queue.standing import Counts, Part, Standing, delivery_of
+from gwrelay.queue.standing import WAITING, Counts, Part, Standing, delivery_of
 from gwrelay.queue.store import Host, NewMessage, Open, State, Store, first_state
 from gwrelay.queue.violations import Violations
 
@@ -231,10 +231,14 @@ class Queue:
         """Whether all that the store held at the start is here."""
         return self._loading.is_complete
 
-    @property
-    def waits_in_doubt(self) -> bool:
-        """Whether mail in doubt is to be left alone for a time."""
-        return self._retry.in_doubt == WAIT
+    def is_left_in_doubt(self, part: Part) -> bool:
+        """Whether it may have been delivered, and is left alone until it is due for that reason."""
+        return (
+            self._retry.in_doubt == WAIT
+            and part.word == WAITING
+            and part.open.doubt is not None
+            and part.open.due_at > self._clock()
+        )
 
     def has_waiting(self) -> bool:
         """Whether any delivery waits, due or not."""
