@@ -134,6 +134,8 @@ class Queue:
         self._relayed = 0
         #: Id of the first warning that nobody has waited to be durable yet.
         self._unsynced_from = _NO_ID
+        #: Deliveries that get_waiting() is about to return, when the disk has taken something.
+        self.being_taken: list[Delivery] = []
         #: Unix seconds; ahead of the clock by as much as warnings have been too many.
         self._warned_until = 0.0
         #: Called, from whichever greenlet, when something became due sooner than expected.
@@ -256,7 +258,9 @@ class Queue:
                 self._standing.hasten_all(now + self._retry.longest_delay_s)
             taken = self._standing.take_due(now, limit)
         if self._unsynced_from < _NO_ID:
+            self.being_taken = taken
             self._sync_warnings(taken)
+            self.being_taken = []
         return taken
 
     def get_relaying(self) -> list[Delivery]:

@@ -111,6 +111,7 @@ class Owners:
         """Everybody who has deliveries, and them, on their way from the queue to a next hop; which
         site, where it is one."""
         manager = self._manager
+        yield None, self._queue.being_taken
         for _, gathering in manager.lookups():
             yield None, gathering.deliveries
         yield None, list(manager.transit)

@@ -182,6 +182,25 @@ def test_what_waits_for_its_turn_to_be_filed_is_not_lost(peer: Peer) -> None:
         assert found == [0, 0, 0] * times
 
 
+def test_what_is_just_being_taken_is_not_lost(peer: Peer) -> None:
+    """While the disk takes what has to be durable before the mail goes out."""
+    found: list[int] = []
+
+    class SlowStore(MemoryStore):
+        def flush(self) -> None:
+            found.append(check(relay))
+
+    relay = Relay({"b.test": {"mx.test": (10, [ONE])}}, peer.port, store=SlowStore())
+    [warning] = relay.send(envelope("u@b.test", reverse_path=""))
+    relay.queue._unsynced_from = warning
+    relay.calculator.get_exchanges("b.test")
+    relay.manager.check_state()
+    assert found == [0]
+    assert check(relay) == 0
+    relay.run()
+    assert len(peer.messages) == 1
+
+
 def test_a_manager_that_is_stopping_leaves_things_to_nobody(peer: Peer) -> None:
     relay, site = with_ready(peer)
     relay.manager.stop(0.0)
