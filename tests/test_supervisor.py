@@ -15,7 +15,15 @@ from typing import NamedTuple
 import pytest
 
 from support.fake_gateway import LAST_ID
-from support.processes import Program, await_true, children, free_port, has_open
+from support.processes import (
+    Program,
+    await_true,
+    children,
+    free_port,
+    has_open,
+    need_root,
+    program,
+)
 
 _TESTS = Path(__file__).resolve().parent
 
@@ -178,6 +186,24 @@ def test_one_that_is_stopped_is_killed_and_started_again(supervised: Supervised)
     os.kill(first.pid, signal.SIGSTOP)
     supervised.await_lives(1, 2)
     assert len(supervised.lives(0)) == 1
+
+
+def test_one_that_a_debugger_has_may_stand_still(supervised: Supervised) -> None:
+    need_root("trace a process that it did not start itself")
+    supervised.start("--workers=2", "--stall-max=1s")
+    [traced] = supervised.await_lives(0, 1)
+    [other] = supervised.await_lives(1, 1)
+    command = [program("strace"), "-e", "trace=none", "-p", str(traced.pid)]
+    strace = Program(command, supervised.directory / "strace.log")
+    try:
+        strace.await_ready(lambda: "attached" in strace.output)
+        for life in (traced, other):
+            os.kill(life.pid, signal.SIGSTOP)
+        supervised.await_lives(1, 2)
+        assert len(supervised.lives(0)) == 1
+    finally:
+        strace.stop(signal.SIGKILL)
+    supervised.await_lives(0, 2)
 
 
 def test_with_a_stall_max_of_0_nobody_is_killed_for_standing_still(supervised: Supervised) -> None:
