@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import Any
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -25,6 +26,23 @@ def latency(seconds: Sequence[float]) -> dict[str, float] | None:
 def medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The median of each figure over `rounds`, which all have the same, to two decimals."""
     return {name: round(median(one[name] for one in rounds), 2) for name in rounds[0]}
+
+
+def middle(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The median of each figure over `rounds`, of figures within figures too; what all of them
+    have, and for what is no number the first one's."""
+    found: dict[str, Any] = {}
+    for name, first in rounds[0].items():
+        values = [one[name] for one in rounds if name in one]
+        if len(values) < len(rounds):
+            continue
+        if isinstance(first, Mapping):
+            found[name] = middle(values)
+        elif all(isinstance(value, (int, float)) for value in values):
+            found[name] = round(median(values), 4)
+        else:
+            found[name] = first
+    return found
 
 
 def latency_from(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gwrelay_bench.ledger import AGAIN, ARRIVED, ENCRYPTED, OPEN, SESSIONS, SPOILT, STRANGE, Ledger
+from gwrelay_bench.load import Reception
 from gwrelay_bench.loadtalk import Conversation
 from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.submission import text_content
@@ -26,21 +27,6 @@ from gwrelay_bench.wire import Wire
 
 _BACKLOG = 4096
 _OURS = re.compile(rb"RCPT TO:<r(\d+)@", re.IGNORECASE)
-
-
-class Reception(NamedTuple):
-    """Where and how mail is taken, and the load whose ledger is kept."""
-
-    addresses: list[str]
-    ledger: str
-    messages: int
-    size_bytes: int
-    #: 0: any that is free.
-    port: int = 0
-    #: Until each reply; commands that came together share one, as they would a round trip.
-    delay_s: float = 0.0
-    #: A file with certificate and key; "": STARTTLS is not offered.
-    certificate: str = ""
 
 
 class _Session(NamedTuple):
@@ -92,7 +78,7 @@ class LoadSink:
             sock, _ = listener.accept()
         except BlockingIOError:
             return
-        talk = Conversation(self._arrive, offers_tls=self._context is not None)
+        talk = Conversation(self._arrive, demands_tls=self._context is not None)
         session = _Session(Wire(sock, self._poll), talk)
         self._sessions[session.wire.descriptor] = session
         self._counters[SESSIONS] += 1

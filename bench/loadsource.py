@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Generator
 from json import dumps, loads
 from pathlib import Path
-from typing import NamedTuple
 
 from gwrelay_bench.ledger import ACCEPTED, ANSWERED, Ledger
+from gwrelay_bench.load import Load
 from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.submission import text_content, wire_content
 from gwrelay_bench.wire import Wire
@@ -32,32 +32,6 @@ _TOLD, _MOST_LOST = 10, 100
 
 #: What a session says is sent by it; it is given what was received.
 _Talk = Generator[None, bytes, None]
-
-
-class Load(NamedTuple):
-    """`messages` for the relay at `address`, over `sessions` at a time."""
-
-    address: str
-    port: int
-    ledger: str
-    messages: int
-    size_bytes: int
-    sessions: int
-    #: Messages after which a session is closed, and another opened; 0: it is kept.
-    per_connection: int = 0
-    #: Each has its time, whatever became of those before; 0: as soon as a session was answered.
-    rate_per_s: float = 0.0
-    #: They are for so many in turn, d0.example and so on; 0: for sink.example.
-    domains: int = 0
-    #: STARTTLS first, and nothing without.
-    encrypts: bool = False
-
-    def due_at(self, number: int, began_at: float) -> float:
-        """When a message should begin."""
-        return began_at + number / self.rate_per_s if self.rate_per_s else began_at
-
-    def domain(self, number: int) -> str:
-        return f"d{number % self.domains}.example" if self.domains else "sink.example"
 
 
 class _Lost(Exception):

@@ -12,22 +12,24 @@ _EHLO = b"250-sink.example\r\n250-PIPELINING\r\n250-SIZE\r\n250-8BITMIME\r\n"
 _OK = b"250 2.0.0 ok\r\n"
 _GO_AHEAD = b"354 go ahead\r\n"
 _READY_FOR_TLS = b"220 2.0.0 go on\r\n"
+_TLS_FIRST = b"530 5.7.0 STARTTLS first\r\n"
+_BAD_ORDER = b"503 5.5.1 not now\r\n"
 _CLOSING = b"221 2.0.0 bye\r\n"
 
 
 class Conversation:
     """Say `greeting`, then what receive() returns; hang up once `closes`, and begin TLS once
-    `encrypts`, after that has been said.
+    `encrypts`, after that has been said.  With `demands_tls` nothing is taken before.
 
     `arrive(envelope, words, size)` is called with each message: its commands, and `words` of which
     the first `size` bytes are its content, still dot-stuffed.
     """
 
-    def __init__(self, arrive: Callable[[bytes, bytes, int], None], *, offers_tls: bool) -> None:
+    def __init__(self, arrive: Callable[[bytes, bytes, int], None], *, demands_tls: bool) -> None:
         self.closes = False
         self.encrypts = False
         self._arrive = arrive
-        self._offers_tls = offers_tls
+        self._demands_tls = demands_tls
         self._talk = self._converse()
         self.greeting = next(self._talk)
 
@@ -38,7 +40,7 @@ class Conversation:
     def _converse(self) -> Generator[bytes, bytes, None]:
         said, rest, envelope = _GREETING, b"", b""
         while True:
-            if _is_envelope(rest):
+            if not self._demands_tls and _is_envelope(rest):
                 envelope, rest = rest[: -len(b"DATA\r\n")], b""
                 said += _OK * envelope.count(b"\n") + _GO_AHEAD
             else:
@@ -49,10 +51,10 @@ class Conversation:
                     continue
                 rest = after
                 verb = line[:4].upper()
-                if verb != b"DATA":
+                if verb != b"DATA" or not envelope:
                     said += self._reply(verb)
                     if verb in (b"MAIL", b"RCPT"):
-                        envelope += line + b"\r\n"
+                        envelope += b"" if self._demands_tls else line + b"\r\n"
                     elif verb == b"STAR":
                         rest = b""  # what came before the handshake is nobody's word
                     elif verb in (b"RSET", b"EHLO"):
@@ -69,10 +71,14 @@ class Conversation:
 
     def _reply(self, verb: bytes) -> bytes:
         if verb == b"EHLO":
-            return _EHLO + (b"250-STARTTLS\r\n" if self._offers_tls else b"") + b"250 DSN\r\n"
-        if verb == b"STAR" and self._offers_tls:
-            self.encrypts, self._offers_tls = True, False
+            return _EHLO + (b"250-STARTTLS\r\n" if self._demands_tls else b"") + b"250 DSN\r\n"
+        if verb == b"STAR" and self._demands_tls:
+            self.encrypts, self._demands_tls = True, False
             return _READY_FOR_TLS
+        if verb in (b"MAIL", b"RCPT", b"DATA") and self._demands_tls:
+            return _TLS_FIRST
+        if verb == b"DATA":
+            return _BAD_ORDER
         if verb == b"QUIT":
             self.closes = True
             return _CLOSING

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+_NOTHING = "0 kB"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Filesystems in memory: a sync does nothing there.
 _UNSYNCED = frozenset({"tmpfs", "ramfs"})
@@ -75,7 +76,7 @@ def footprint(pid: int) -> tuple[int, int]:
         except OSError:
             continue  # ended while we looked
         if "VmHWM" not in fields:
-            continue  # it has ended, and nobody has asked how
+            continue  # likewise, though nobody has asked yet how
         files = _kib(fields["RssFile"]) + _kib(fields["RssShmem"])
         own += _kib(fields["VmHWM"]) - files
         shared = max(shared, files)
@@ -94,8 +95,9 @@ def _usage(pid: int) -> Usage:
     # processes it started and waited for.
     times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
     return Usage(
-        _kib(fields["VmRSS"]),
-        _kib(fields["VmHWM"]),
+        # Neither is said of one that has ended, until somebody has asked how.
+        _kib(fields.get("VmRSS", _NOTHING)),
+        _kib(fields.get("VmHWM", _NOTHING)),
         sum(map(int, times)) / _TICKS_PER_S,
     )
 

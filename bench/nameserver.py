@@ -27,7 +27,7 @@ _UNBOUND = """server:
   pidfile: ""
   use-syslog: no
   do-daemonize: no
-  interface: 127.0.0.1@{port}
+  interface: {host}@{port}
   do-ip6: no
   access-control: 127.0.0.0/8 allow
   module-config: "iterator"
@@ -39,7 +39,7 @@ remote-control:
 """
 _KNOT = """server:
   rundir: "{directory}"
-  listen: 127.0.0.1@{port}
+  listen: {host}@{port}
   udp-workers: 1
   tcp-workers: 1
 database:
@@ -65,17 +65,21 @@ class NameServer:
     Raises NoNameServer on entering.
     """
 
-    def __init__(self, origin: str, records: Iterable[str]) -> None:
+    def __init__(
+        self, origin: str, records: Iterable[str], host: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        """`port` 0 is any that is free."""
         self._origin = origin
         self._records = records
         self.name = ""
-        self.port = _free_port()
+        self.host = host
+        self.port = port or _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = Path(tempfile.mkdtemp(prefix="gwrelay-names-"))
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
         try:
@@ -106,30 +110,33 @@ class NameServer:
 
     def _prepare(self) -> list[str]:
         """Its files; the command that starts it."""
-        names = {"directory": self._directory, "port": self.port, "origin": self._origin}
-        for name in ("knotd", "unbound"):
-            found = shutil.which(name, path=_WHERE)
-            if found is None:
-                continue
-            self.name = name
-            configuration = self._directory / "configuration"
-            if name == "knotd":
-                (self._directory / "database").mkdir()
-                configuration.write_text(_KNOT.format(**names))
-                zone = (f"{record}\n" for record in self._records)
-                head = f"$ORIGIN {self._origin}\n" + _SOA.format(**names)
-                (self._directory / "zone").write_text(head + "".join(zone))
-                return [found, "-c", str(configuration)]
-            configuration.write_text(_UNBOUND.format(**names))
-            data = (f"local-data: '{record}'\n" for record in self._records)
-            (self._directory / "records").write_text("".join(data))
-            return [found, "-d", "-c", str(configuration)]
-        raise NoNameServer("needs a name server: apt-get install knot, or unbound")
+        names = {
+            "directory": self._directory,
+            "host": self.host,
+            "port": self.port,
+            "origin": self._origin,
+        }
+        found = found_server()
+        if found is None:
+            raise NoNameServer("needs a name server: apt-get install knot, or unbound")
+        self.name = Path(found).name
+        configuration = self._directory / "configuration"
+        if self.name == "knotd":
+            (self._directory / "database").mkdir()
+            configuration.write_text(_KNOT.format(**names))
+            zone = (f"{record}\n" for record in self._records)
+            head = f"$ORIGIN {self._origin}\n" + _SOA.format(**names)
+            (self._directory / "zone").write_text(head + "".join(zone))
+            return [found, "-c", str(configuration)]
+        configuration.write_text(_UNBOUND.format(**names))
+        data = (f"local-data: '{record}'\n" for record in self._records)
+        (self._directory / "records").write_text("".join(data))
+        return [found, "-d", "-c", str(configuration)]
 
     def _answers(self) -> bool:
         question = dns.message.make_query(f"ready.{self._origin}", "A")
         try:
-            dns.query.udp(question, "127.0.0.1", port=self.port, timeout=0.2)
+            dns.query.udp(question, self.host, port=self.port, timeout=0.2)
         except (dns.exception.DNSException, OSError):
             return False
         return True
@@ -143,6 +150,12 @@ class NameServer:
                 self._process.kill()
                 self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def found_server() -> str | None:
+    """The program that would be used, if one is installed."""
+    programs = (shutil.which(name, path=_WHERE) for name in ("knotd", "unbound"))
+    return next(filter(None, programs), None)
 
 
 def _free_port() -> int:

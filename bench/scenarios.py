@@ -2,5 +2,6 @@
 
 NAMES = (
     *("append", "replay", "compaction", "queue_million", "idle", "selfcheck"),
+    *("relay_one_site", "relay_many_sites", "wan", "burst", "backlog", "tls"),
     *("session", "cost", "sessions", "big", "mx", "mixed", "storm", "schedule", "window"),
 )

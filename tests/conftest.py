@@ -5,7 +5,10 @@ otherwise a program that quietly went missing would turn the flow tests into dec
 """
 
 import os
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -36,3 +39,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _forbid(report)
     return report
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """An empty directory that other users may enter, for servers that give up being root."""
+    directory = Path(tempfile.mkdtemp(prefix="gwrelay-servers-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)

@@ -26,8 +26,7 @@ from gwrelay_bench.ledger import (
     STRANGE,
     Ledger,
 )
-from gwrelay_bench.loadsink import Reception
-from gwrelay_bench.loadsource import Load
+from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.loadtalk import Conversation
 from gwrelay_bench.source import Source
 from gwrelay_bench.submission import Submission, text_content
@@ -221,7 +220,7 @@ def test_the_sink_takes_commands_and_content_however_they_are_cut(
     def arrive(envelope: bytes, words: bytes, size: int) -> None:
         found.append((envelope, words[:size]))
 
-    sink = Conversation(arrive, offers_tls=False)
+    sink = Conversation(arrive, demands_tls=False)
     said = b"EHLO c.example\r\nNOOP\r\nMAIL FROM:<s@a.example>\r\nRSET\r\n"
     said += (envelope + b"DATA\r\n" + content + b".\r\n") * 3 + b"QUIT\r\n"
     heard = [sink.receive(said[start : start + size]) for start in range(0, len(said), size)]
@@ -234,16 +233,28 @@ def test_the_sink_takes_commands_and_content_however_they_are_cut(
 
 
 def test_what_comes_before_a_handshake_is_not_heard_after_it() -> None:
-    sink = Conversation(lambda *_: None, offers_tls=True)
+    sink = Conversation(lambda *_: None, demands_tls=True)
     assert b"250-STARTTLS" in sink.receive(b"EHLO c.example\r\n")
     assert sink.receive(b"STARTTLS\r\nNOOP\r\n") == b"220 2.0.0 go on\r\n"
     assert sink.encrypts
     assert b"STARTTLS" not in sink.receive(b"EHLO c.example\r\n")
 
 
+def test_a_sink_that_demands_tls_takes_nothing_before_it() -> None:
+    found = list[bytes]()
+    sink = Conversation(lambda envelope, *_: found.append(envelope), demands_tls=True)
+    envelope = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\nDATA\r\n"
+    assert sink.receive(envelope) == b"530 5.7.0 STARTTLS first\r\n" * 3
+    sink.receive(b"STARTTLS\r\n")
+    assert sink.receive(b"DATA\r\n") == b"503 5.5.1 not now\r\n"
+    assert sink.receive(envelope)[-14:] == b"354 go ahead\r\n"
+    sink.receive(b".\r\n")
+    assert len(found) == 1
+
+
 def test_what_was_reset_is_no_part_of_the_envelope() -> None:
     found = list[bytes]()
-    sink = Conversation(lambda envelope, *_: found.append(envelope), offers_tls=False)
+    sink = Conversation(lambda envelope, *_: found.append(envelope), demands_tls=False)
     envelope = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
     sink.receive(envelope + b"RSET\r\n" + envelope + b"DATA\r\n")
     sink.receive(b".\r\n")

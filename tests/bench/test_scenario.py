@@ -8,9 +8,10 @@ import pytest
 
 from gwrelay.cli import run
 from gwrelay_bench import scenario
-from gwrelay_bench.machine import Filesystem, filesystem, tree_bytes, usage
+from gwrelay_bench.machine import Filesystem, filesystem, footprint, tree_bytes, usage
 from gwrelay_bench.scenarios import NAMES
 from support.benches import started
+from support.processes import await_true
 
 TINY = ("append", "--waiters", "1", "--seconds", "0.02", "--rounds", "1")
 
@@ -62,6 +63,44 @@ def test_the_peak_of_memory_is_not_below_what_is_resident() -> None:
         process.communicate(b"\n")
     assert used.peak_bytes >= used.resident_bytes > 0
     assert used.cpu_s >= 0
+
+
+def test_who_has_ended_counts_for_its_time_and_takes_no_memory() -> None:
+    """Nobody has asked yet how this child ended."""
+    script = (
+        "import subprocess; child = subprocess.Popen(['true'], stdout=subprocess.PIPE);"
+        "child.stdout.read(); print(flush=True); input()"
+    )
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        await_true(lambda: _is_zombie(parent.pid), "the child has not ended")
+        used, (most, count) = usage(parent.pid), footprint(parent.pid)
+        parent.communicate(b"\n")
+    assert count == 1
+    assert used.peak_bytes >= most > 0
+    with pytest.raises(OSError, match=r"."):
+        usage(parent.pid)
+    assert footprint(parent.pid) == (0, 0)
+
+
+def _is_zombie(parent: int) -> bool:
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return any("(zombie)" in Path(f"/proc/{child}/status").read_text() for child in children)
+
+
+def test_what_processes_share_counts_once() -> None:
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(); input()'])"
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        most, count = footprint(parent.pid)
+        summed = usage(parent.pid).peak_bytes
+        parent.communicate(b"\n")
+    assert count == 2
+    assert 0 < most < summed
 
 
 def test_files_count_by_what_they_take_of_the_disk(tmp_path: Path) -> None:

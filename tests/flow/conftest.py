@@ -1,7 +1,5 @@
 """What the flow tests start and, whatever happens, end."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,12 +31,3 @@ def start_gateway(tmp_path: Path) -> Iterator[StartGateway]:
         yield start
     for gateway in started:
         assert "Traceback" not in gateway.log, gateway.log
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """An empty directory that other users may enter, for servers that give up being root."""
-    directory = Path(tempfile.mkdtemp(prefix="gwrelay-servers-"))
-    directory.chmod(0o755)
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)

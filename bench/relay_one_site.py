@@ -1,0 +1,75 @@
+"""`gwrelay bench relay_one_site`: everything to one smart host, each 250 durable.
+
+Sessions that never pause hand in messages as fast as they are answered, and a sink takes them.
+Rates are end to end: from the first byte in to the last final dot at the sink.
+"""
+
+from functools import partial
+
+import click
+
+from gwrelay_bench.machine import raise_file_limit
+from gwrelay_bench.measure import Target
+from gwrelay_bench.passing import Plan, run
+from gwrelay_bench.rounds import LEAN, Contest, contest, take_turns, tell
+from gwrelay_bench.scenario import Bench, Size, as_module, scenario
+
+#: So many times Postfix: by sessions that are kept, by those for one message, and by large mail.
+_FEW, _MANY, _FOR_ONE, _LARGE = 6.0, 8.0, 4.0, 3.0
+_MANY_SESSIONS, _LARGE_BYTES = 200, 32 * 1024
+#: Each message is read and written twice where there is a relay, and half of that is its own.
+_OF_LIMIT = Target("ratio", at_least=0.25)
+
+#: More sessions than this to a sink on the same cores only cost.
+_TUNED = {"default_destination_concurrency_limit": "50"}
+
+
+@click.command("relay_one_site")
+@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--size", default="4K", show_default=True, type=Size(), help="Of each message.")
+@click.option(
+    "--sessions", type=click.IntRange(1), multiple=True, default=(20, 200), show_default=True,
+    help="That hand it in; repeat it for several.",
+)  # fmt: skip
+@click.option(
+    "--per-connection", type=click.IntRange(0), default=0, show_default=True,
+    help="Messages for each connection in; 0: they are kept.",
+)  # fmt: skip
+@scenario
+@contest
+def command(
+    bench: Bench,
+    contest: Contest,
+    messages: int,
+    size: int,
+    sessions: tuple[int, ...],
+    per_connection: int,
+) -> None:
+    """All to one smart host: rate, latencies, CPU and memory, beside Postfix."""
+    raise_file_limit()
+    for count in sessions:
+        plan = Plan(messages, size, count, per_connection)
+        measure = partial(run, bench, plan)
+        scores = take_turns(contest, measure, measure, tuned=_TUNED)
+        tell(
+            bench, "relay_one_site", plan, scores, times={"per_s": _least(plan)},
+            targets=[*_targets(plan), contest.most_bytes(count)],
+        )  # fmt: skip
+
+
+def _least(plan: Plan) -> float:
+    if plan.per_connection:
+        return _FOR_ONE
+    if plan.size_bytes >= _LARGE_BYTES:
+        return _LARGE
+    return _MANY if plan.sessions >= _MANY_SESSIONS else _FEW
+
+
+def _targets(plan: Plan) -> list[Target]:
+    if plan.per_connection or plan.size_bytes >= _LARGE_BYTES:
+        return []
+    return [LEAN, _OF_LIMIT] if plan.sessions >= _MANY_SESSIONS else [LEAN]
+
+
+if __name__ == "__main__":
+    as_module(__spec__.name)
