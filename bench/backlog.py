@@ -13,13 +13,13 @@ from typing import Any
 import click
 
 from gwrelay_bench.ledger import AGAIN, ARRIVED
+from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.loopback import free_port
-from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.measure import Target
 from gwrelay_bench.passing import Passage, Plan, of_relay, run
 from gwrelay_bench.relays import Relay
 from gwrelay_bench.rounds import Contest, contest, take_turns, tell
-from gwrelay_bench.scenario import Bench, Size, as_module, scenario
+from gwrelay_bench.scenario import Bench, as_module, scenario
 
 #: Of Postfix's rates.
 _TIMES = {"accepted_per_s": 4.0, "drained_per_s": 3.0}
@@ -31,15 +31,11 @@ _NOT_FALLING = 0.9
 
 
 @click.command("backlog")
-@click.option("--messages", type=click.IntRange(20), default=100_000, show_default=True)
-@click.option("--size", default="2K", show_default=True, type=Size(), help="Of each message.")
-@click.option("--sessions", type=click.IntRange(1), default=20, show_default=True, help="In.")
 @scenario
-@contest
-def command(bench: Bench, contest: Contest, messages: int, size: int, sessions: int) -> None:
+@contest(messages=100_000, size="2K", fewest=20)
+def command(bench: Bench, contest: Contest, load: Load) -> None:
     """100,000 messages while the next hop is down: taking them, a start, and draining."""
-    raise_file_limit()
-    plan = Plan(messages, size, sessions, port=free_port())
+    plan = Plan(load, Reception(port=free_port()))
     scores = take_turns(
         contest, partial(_limit, bench, plan), partial(_measure, bench, plan),
         tuned={
@@ -48,11 +44,11 @@ def command(bench: Bench, contest: Contest, messages: int, size: int, sessions: 
         },
     )  # fmt: skip
     tell(
-        bench, "backlog", plan, scores, rate="accepted_per_s", times=_TIMES,
+        bench, "backlog", load, scores, rate="accepted_per_s", times=_TIMES,
         targets=[
             Target("last_over_first", at_least=_NOT_FALLING),
             Target("ready_s", at_most=_READY_S),
-            contest.most_bytes(sessions),
+            contest.most_bytes(load.sessions),
         ],
     )  # fmt: skip
 
@@ -64,7 +60,7 @@ def _limit(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, Any]:
 
 def _measure(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, Any]:
     with Passage(bench, plan, relay, what) as passage:
-        ledger, onward = passage.ledger, passage.onward(plan.port)
+        ledger, onward = passage.ledger, passage.onward(plan.reception.port)
         place = passage.directory / "relay"
         address = relay.start(place, onward)
         before = passage.used()
@@ -83,20 +79,22 @@ def _measure(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, Any
             relay.stop()
             passage.judge()
         answers, arrivals = sorted(ledger.answered_at), sorted(ledger.arrived_at)
-        slice_ = max(2, round(_SHARE * plan.messages))
+        slice_ = max(2, round(_SHARE * plan.load.messages))
         first, last = _per_s(answers[:slice_]), _per_s(answers[-slice_:])
         return {
-            "accepted_per_s": round(plan.messages / (answers[-1] - ledger.began_at), 1),
+            "accepted_per_s": round(plan.load.messages / (answers[-1] - ledger.began_at), 1),
             "first_accepted_per_s": round(first, 1),
             "last_accepted_per_s": round(last, 1),
             "last_over_first": round(last / first, 3),
             "stop_s": round(starting_at - stopping_at, 2),
             "ready_s": round(ready_at - starting_at, 2),
             "first_arrival_s": round(arrivals[0] - starting_at, 2),
-            "drained_per_s": round(plan.messages / (arrivals[-1] - min(ready_at, arrivals[0])), 1),
+            "drained_per_s": round(
+                plan.load.messages / (arrivals[-1] - min(ready_at, arrivals[0])), 1
+            ),
             "again": ledger.counters[AGAIN],
-            **of_relay(plan.messages, before, full),
-            "drain_cpu_s_per_1000": of_relay(plan.messages, anew, drained)["cpu_s_per_1000"],
+            **of_relay(plan.load.messages, before, full),
+            "drain_cpu_s_per_1000": of_relay(plan.load.messages, anew, drained)["cpu_s_per_1000"],
             "peak_bytes": drained.peak_bytes,
             "processes": drained.processes,
         }

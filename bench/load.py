@@ -4,11 +4,8 @@ from typing import NamedTuple
 
 
 class Load(NamedTuple):
-    """`messages` for the relay at `address`, over `sessions` at a time."""
+    """`messages`, over `sessions` at a time."""
 
-    address: str
-    port: int
-    ledger: str
     messages: int
     size_bytes: int
     sessions: int
@@ -30,13 +27,10 @@ class Load(NamedTuple):
 
 
 class Reception(NamedTuple):
-    """Where and how mail is taken, and the load whose ledger is kept."""
+    """Where and how mail is taken."""
 
-    addresses: list[str]
-    ledger: str
-    messages: int
-    size_bytes: int
-    #: 0: any that is free.
+    addresses: tuple[str, ...] = ("127.0.0.1",)
+    #: Of all of them; 0: any that is free.
     port: int = 0
     #: Until each reply; commands that came together share one, as they would a round trip.
     delay_s: float = 0.0

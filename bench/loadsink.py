@@ -1,7 +1,7 @@
 """A sink for throughput, of one process: takes all mail, and knows what came, and what came again.
 
-As a program: `python -m gwrelay_bench.loadsink RECEPTION`, the Reception as a JSON object; prints
-the port it has.  What arrives stands in the ledger of the load (loadsource.py); content is compared
+As a program: `python -m gwrelay_bench.loadsink RECEPTION LEDGER LOAD`, the Reception and the Load
+as JSON objects; prints the port it has.  What arrives stands in the ledger; content is compared
 with what was sent, behind whatever fields were put before it.
 
 sink.py is for who wants each arrival, faults and greenlets.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gwrelay_bench.ledger import AGAIN, ARRIVED, ENCRYPTED, OPEN, SESSIONS, SPOILT, STRANGE, Ledger
-from gwrelay_bench.load import Reception
+from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.loadtalk import Conversation
 from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.submission import text_content
@@ -35,10 +35,10 @@ class _Session(NamedTuple):
 
 
 class LoadSink:
-    def __init__(self, reception: Reception) -> None:
-        self._ledger = Ledger(Path(reception.ledger), reception.messages)
-        self._counters = self._ledger.counters
-        self._content = text_content(reception.size_bytes)
+    def __init__(self, reception: Reception, load: Load, ledger: Ledger) -> None:
+        self._arrived_at = ledger.arrived_at
+        self._counters = ledger.counters
+        self._content = text_content(load.size_bytes)
         self._delay_s = reception.delay_s
         self._context: ssl.SSLContext | None = None
         if reception.certificate:
@@ -132,7 +132,7 @@ class LoadSink:
 
     def _arrive(self, envelope: bytes, content: bytes, size: int) -> None:
         """`size` bytes of `content` are the message."""
-        counters, arrived_at = self._counters, self._ledger.arrived_at
+        counters, arrived_at = self._counters, self._arrived_at
         numbers = _OURS.findall(envelope)
         for text in numbers:
             number = int(text)
@@ -152,6 +152,8 @@ class LoadSink:
 
 if __name__ == "__main__":
     raise_file_limit()
-    sink = LoadSink(Reception(**loads(sys.argv[1])))
+    load = Load(**loads(sys.argv[3]))
+    ledger = Ledger(Path(sys.argv[2]), load.messages)
+    sink = LoadSink(Reception(**loads(sys.argv[1])), load, ledger)
     print(sink.port, flush=True)
     sink.run()

@@ -1,7 +1,8 @@
 """A load generator that costs so little that it can share cores with what it measures.
 
-As a program: `python -m gwrelay_bench.loadsource LOAD`, the Load as a JSON object.  What becomes
-of each message stands in the load's ledger; what went wrong is printed as another object.
+As a program: `python -m gwrelay_bench.loadsource ADDR PORT LEDGER LOAD`, the relay, a file and the
+Load as a JSON object.  What becomes of each message stands in the ledger; what went wrong is
+printed as another object.
 
 source.py is for who looks at each reply, and has greenlets; this one is for throughput.  Messages
 differ in nothing but their recipient, r0@... and so on, by whose number the sink knows them again.
@@ -47,9 +48,10 @@ class _Session:
 
 
 class LoadSource:
-    def __init__(self, load: Load) -> None:
+    def __init__(self, relay: tuple[str, int], load: Load, ledger: Ledger) -> None:
+        self._relay = relay
         self._load = load
-        self._ledger = Ledger(Path(load.ledger), load.messages)
+        self._ledger = ledger
         self._content = wire_content(text_content(load.size_bytes))
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.check_hostname = False
@@ -110,7 +112,7 @@ class LoadSource:
         sock = socket.socket()
         sock.setblocking(False)
         # Whether it worked is seen by what can be received.
-        sock.connect_ex((self._load.address, self._load.port))
+        sock.connect_ex(self._relay)
         session = _Session(Wire(sock, self._poll))
         session.talk = self._talk(session)
         next(session.talk)
@@ -229,7 +231,9 @@ def _shown(reply: bytes) -> str:
 
 
 if __name__ == "__main__":
+    address, port, path, words = sys.argv[1:]
+    load = Load(**loads(words))
     raise_file_limit()
-    source = LoadSource(Load(**loads(sys.argv[1])))
+    source = LoadSource((address, int(port)), load, Ledger(Path(path), load.messages))
     source.run()
     print(dumps({"cpu_s": time.process_time(), "lost": source.lost, "said": sorted(source.said)}))

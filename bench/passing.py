@@ -34,20 +34,10 @@ _NAMED = 10
 
 
 class Plan(NamedTuple):
-    """What is handed in, and how it is taken in the end.  The names are Load's and Reception's."""
+    """What is handed in, and how it is taken in the end."""
 
-    messages: int
-    size_bytes: int
-    sessions: int
-    per_connection: int = 0
-    rate_per_s: float = 0.0
-    domains: int = 0
-    delay_s: float = 0.0
-    certificate: str = ""
-    #: The sink's.
-    addresses: tuple[str, ...] = ("127.0.0.1",)
-    #: 0: any that is free.
-    port: int = 0
+    load: Load
+    reception: Reception = Reception()
     #: Of the name server that knows the domains; None: the sink is a smart host.
     resolver: Address | None = None
 
@@ -64,7 +54,7 @@ class Passage:
         # Postfix gives up being root below it.
         for directory in (bench.directory, self.directory):
             directory.chmod(0o711)
-        self.ledger = Ledger(self.directory / "ledger", plan.messages)
+        self.ledger = Ledger(self.directory / "ledger", plan.load.messages)
         self._peak_bytes = self._processes = 0
         #: Most connections that were open at the sink at one time.
         self.most_open = 0
@@ -82,32 +72,28 @@ class Passage:
     @contextmanager
     def sink(self) -> Iterator[Child]:
         """It takes mail until the end of the block."""
-        plan = self._plan
-        reception = Reception(
-            list(plan.addresses), str(self.ledger.path), plan.messages, plan.size_bytes, plan.port,
-            plan.delay_s, plan.certificate,
-        )  # fmt: skip
-        with running("gwrelay_bench.loadsink", dumps(reception._asdict())) as child:
+        words = (
+            dumps(self._plan.reception._asdict()),
+            str(self.ledger.path),
+            dumps(self._plan.load._asdict()),
+        )
+        with running("gwrelay_bench.loadsink", *words) as child:
             yield child
 
     def onward(self, port: int) -> Onward:
-        return Onward(self._plan.addresses[0], port, self._plan.resolver)
+        return Onward(self._plan.reception.addresses[0], port, self._plan.resolver)
 
-    def send(self, address: Address, *, until_arrived: bool, encrypts: bool = False) -> float:
+    def send(self, address: Address, *, until_arrived: bool) -> float:
         """Hand all of it in at `address`; `until_arrived`: return once it is at the sink, too.
         CPU seconds that the source used."""
-        plan = self._plan
-        load = Load(
-            *address, str(self.ledger.path), plan.messages, plan.size_bytes, plan.sessions,
-            plan.per_connection, plan.rate_per_s, plan.domains, encrypts,
-        )  # fmt: skip
-        counters = self.ledger.counters
-        source = Client("gwrelay_bench.loadsource", dumps(load._asdict()))
+        load, counters = self._plan.load, self.ledger.counters
+        words = (address[0], str(address[1]), str(self.ledger.path), dumps(load._asdict()))
+        source = Client("gwrelay_bench.loadsource", *words)
 
         def is_over() -> bool:
             if not source.is_done or not until_arrived:
                 return source.is_done
-            return self.ledger.lost <= 0 or counters[ACCEPTED] < plan.messages
+            return self.ledger.lost <= 0 or counters[ACCEPTED] < load.messages
 
         try:
             self.watch(self._what, ARRIVED if until_arrived else ACCEPTED, is_over)
@@ -116,7 +102,7 @@ class Passage:
             said = source.said()
         finally:
             source.end()
-        missed = plan.messages - counters[ACCEPTED]
+        missed = load.messages - counters[ACCEPTED]
         if missed:
             raise BenchFailed(f"{self._what}: {missed} messages were not taken: {said['said']}")
         return float(said["cpu_s"])
@@ -124,7 +110,7 @@ class Passage:
     def watch(self, what: str, counter: int, is_over: Callable[[], bool]) -> None:
         """Return once it is over, or nothing has moved for long; `counter` is what is shown."""
         counters, moved_at, before, told = self.ledger.counters, time.monotonic(), -1, 0
-        with self._bench.steps(what, self._plan.messages) as advance:
+        with self._bench.steps(what, self._plan.load.messages) as advance:
             while not is_over():
                 self.relay.check()
                 self.most_open = max(self.most_open, counters[OPEN])
@@ -163,35 +149,33 @@ class Passage:
             self.used()
 
 
-def run(
-    bench: Bench, plan: Plan, relay: Relay, what: str, *, encrypts: bool = False
-) -> dict[str, Any]:
-    """Its figures.  `encrypts`: the source does not speak before STARTTLS."""
+def run(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, Any]:
+    """Its figures."""
     with Passage(bench, plan, relay, what) as passage, passage.sink() as sink:
         address = relay.start(passage.directory / "relay", passage.onward(sink.port))
         before = passage.used()
-        source_cpu_s = passage.send(address, until_arrived=True, encrypts=encrypts)
+        source_cpu_s = passage.send(address, until_arrived=True)
         after, counted = passage.used(), relay.counted()
         relay.stop()
         passage.judge()
         load_cpu_s = source_cpu_s + usage(sink.pid).cpu_s
-        found = figures(passage.ledger, plan)
+        found = figures(passage.ledger, plan.load)
         if after.processes:
-            found |= of_relay(plan.messages, before, after)
+            found |= of_relay(plan.load.messages, before, after)
         else:
             del found["to_arrival_ms"]  # without a relay it is there before the 250
         return {
             **found,
             **counted,
             "sessions_at_once": passage.most_open,
-            "load_cpu_s_per_1000": round(1000 * load_cpu_s / plan.messages, 4),
+            "load_cpu_s_per_1000": round(1000 * load_cpu_s / plan.load.messages, 4),
         }
 
 
-def figures(ledger: Ledger, plan: Plan) -> dict[str, Any]:
+def figures(ledger: Ledger, load: Load) -> dict[str, Any]:
     """Rates from the first byte in, and latencies in milliseconds."""
     ended_at, answered_at = max(ledger.arrived_at), max(ledger.answered_at)
-    count, began_at = plan.messages, ledger.began_at
+    count, began_at = load.messages, ledger.began_at
     found: dict[str, Any] = {
         "per_s": round(count / (ended_at - began_at), 1),
         "accepted_per_s": round(count / (answered_at - began_at), 1),
@@ -200,9 +184,9 @@ def figures(ledger: Ledger, plan: Plan) -> dict[str, Any]:
         "to_arrival_ms": _between(ledger.answered_at, ledger.arrived_at),
         "again": ledger.counters[AGAIN],
     }
-    if plan.rate_per_s:
+    if load.rate_per_s:
         # From when it should have begun: a source that is held up must not hide it.
-        due_at = [began_at + number / plan.rate_per_s for number in range(count)]
+        due_at = [load.due_at(number, began_at) for number in range(count)]
         found["due_to_dot_ms"] = _between(due_at, ledger.sent_at)
     return found
 

@@ -13,13 +13,13 @@ from functools import partial
 import click
 
 from gwrelay_bench import zone
+from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.loopback import free_port
-from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.nameserver import NameServer, NoNameServer, found_server
 from gwrelay_bench.passing import Plan, run
 from gwrelay_bench.relays import Address
 from gwrelay_bench.rounds import LEAN, Contest, contest, take_turns, tell
-from gwrelay_bench.scenario import Bench, BenchFailed, Size, as_module, scenario
+from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
 
 _TIMES_POSTFIX = 5.0
 _TTL_S = 300
@@ -30,36 +30,29 @@ _ON_A_NET = 250
 
 
 @click.command("relay_many_sites")
-@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option("--size", default="4K", show_default=True, type=Size(), help="Of each message.")
-@click.option("--sessions", type=click.IntRange(1), default=20, show_default=True, help="In.")
 @click.option(
     "--domains", type=click.IntRange(1, 256 * _ON_A_NET), default=1000, show_default=True,
     help="The messages are for them in turn.",
 )  # fmt: skip
 @scenario
-@contest
-def command(
-    bench: Bench, contest: Contest, messages: int, size: int, sessions: int, domains: int
-) -> None:
+@contest(messages=20_000)
+def command(bench: Bench, contest: Contest, load: Load, domains: int) -> None:
     """1,000 domains with MX lookups: rate, latencies, CPU and memory, beside Postfix."""
-    raise_file_limit()
     addresses = {
         f"d{number}.example": f"127.6.{number // _ON_A_NET}.{number % _ON_A_NET + 1}"
         for number in range(domains)
     }
+    load = load._replace(domains=domains)
+    # The same port has to be free on each.
+    reception = Reception(tuple(addresses.values()), free_port())
     with ExitStack() as opened:
         server, asked = _serve(addresses, opened, at_53=bool(contest.postfix))
-        plan = Plan(
-            messages, size, sessions, domains=domains, addresses=tuple(addresses.values()),
-            resolver=asked, port=free_port(),
-        )  # fmt: skip
-        measure = partial(run, bench, plan)
+        measure = partial(run, bench, Plan(load, reception, asked))
         scores = take_turns(contest, measure, measure)
     tell(
-        bench, "relay_many_sites", plan, scores,
+        bench, "relay_many_sites", load, scores,
         settings={"domains": domains, "name_server": server}, times={"per_s": _TIMES_POSTFIX},
-        targets=[LEAN, contest.most_bytes(sessions + domains)],
+        targets=[LEAN, contest.most_bytes(load.sessions + domains)],
     )  # fmt: skip
 
 

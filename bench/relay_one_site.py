@@ -8,11 +8,11 @@ from functools import partial
 
 import click
 
-from gwrelay_bench.machine import raise_file_limit
+from gwrelay_bench.load import Load
 from gwrelay_bench.measure import Target
 from gwrelay_bench.passing import Plan, run
 from gwrelay_bench.rounds import LEAN, Contest, contest, take_turns, tell
-from gwrelay_bench.scenario import Bench, Size, as_module, scenario
+from gwrelay_bench.scenario import Bench, as_module, scenario
 
 #: So many times Postfix: by sessions that are kept, by those for one message, and by large mail.
 _FEW, _MANY, _FOR_ONE, _LARGE = 6.0, 8.0, 4.0, 3.0
@@ -25,8 +25,6 @@ _TUNED = {"default_destination_concurrency_limit": "50"}
 
 
 @click.command("relay_one_site")
-@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option("--size", default="4K", show_default=True, type=Size(), help="Of each message.")
 @click.option(
     "--sessions", type=click.IntRange(1), multiple=True, default=(20, 200), show_default=True,
     help="That hand it in; repeat it for several.",
@@ -36,39 +34,37 @@ _TUNED = {"default_destination_concurrency_limit": "50"}
     help="Messages for each connection in; 0: they are kept.",
 )  # fmt: skip
 @scenario
-@contest
+@contest(messages=20_000, sessions=None)
 def command(
     bench: Bench,
     contest: Contest,
-    messages: int,
-    size: int,
+    load: Load,
     sessions: tuple[int, ...],
     per_connection: int,
 ) -> None:
     """All to one smart host: rate, latencies, CPU and memory, beside Postfix."""
-    raise_file_limit()
     for count in sessions:
-        plan = Plan(messages, size, count, per_connection)
-        measure = partial(run, bench, plan)
+        each = load._replace(sessions=count, per_connection=per_connection)
+        measure = partial(run, bench, Plan(each))
         scores = take_turns(contest, measure, measure, tuned=_TUNED)
         tell(
-            bench, "relay_one_site", plan, scores, times={"per_s": _least(plan)},
-            targets=[*_targets(plan), contest.most_bytes(count)],
+            bench, "relay_one_site", each, scores, times={"per_s": _least(each)},
+            targets=[*_targets(each), contest.most_bytes(count)],
         )  # fmt: skip
 
 
-def _least(plan: Plan) -> float:
-    if plan.per_connection:
+def _least(load: Load) -> float:
+    if load.per_connection:
         return _FOR_ONE
-    if plan.size_bytes >= _LARGE_BYTES:
+    if load.size_bytes >= _LARGE_BYTES:
         return _LARGE
-    return _MANY if plan.sessions >= _MANY_SESSIONS else _FEW
+    return _MANY if load.sessions >= _MANY_SESSIONS else _FEW
 
 
-def _targets(plan: Plan) -> list[Target]:
-    if plan.per_connection or plan.size_bytes >= _LARGE_BYTES:
+def _targets(load: Load) -> list[Target]:
+    if load.per_connection or load.size_bytes >= _LARGE_BYTES:
         return []
-    return [LEAN, _OF_LIMIT] if plan.sessions >= _MANY_SESSIONS else [LEAN]
+    return [LEAN, _OF_LIMIT] if load.sessions >= _MANY_SESSIONS else [LEAN]
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import click
 
 from gwrelay.cores import usable_cores
 from gwrelay_bench.figures import middle
+from gwrelay_bench.load import Load
+from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.measure import Result, Target, flat
-from gwrelay_bench.passing import Plan
 from gwrelay_bench.postfix import version
 from gwrelay_bench.relays import GatewayRelay, PostfixRelay, Relay, Straight
-from gwrelay_bench.scenario import Bench
+from gwrelay_bench.scenario import Bench, Size
 
 DEFAULT, TUNED, BOTH = "default", "tuned", "both"
 #: What an administrator opens on a Postfix that is to relay much, whatever the load.
@@ -77,31 +78,57 @@ class Scores(NamedTuple):
     tuning: dict[str, str]
 
 
-def contest(measure: Callable[..., None]) -> Callable[..., None]:
-    """Give `measure(bench, contest, **options)` the options that such scenarios have."""
+def contest(
+    *, messages: int, size: str = "4K", sessions: int | None = 20, fewest: int = 1
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give `measure(bench, contest, load, **options)` the options that such scenarios have, with
+    these defaults; `sessions` None: it has an option of its own for them."""
+    wanted = [
+        click.option(
+            "--messages", type=click.IntRange(fewest), default=messages, show_default=True
+        ),
+        click.option(
+            "--size", default=size, show_default=True, type=Size(), help="Of each message."
+        ),
+        click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Each."),
+        click.option("--against", type=click.Choice(["postfix"]), help="Give it the same load."),
+        click.option(
+            "--postfix", type=click.Choice([DEFAULT, TUNED, BOTH]), default=BOTH,
+            show_default=True, help="As it comes, or opened up.",
+        ),
+        click.option(
+            "--gateway", default="", metavar="FLAGS", callback=_words,
+            help="More flags of the gateway.",
+        ),
+    ]  # fmt: skip
+    if sessions is not None:
+        many = click.option(
+            "--sessions", type=click.IntRange(1), default=sessions, show_default=True, help="In."
+        )
+        wanted.insert(2, many)
 
-    @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Of each.")
-    @click.option("--against", type=click.Choice(["postfix"]), help="Give it the same load.")
-    @click.option(
-        "--postfix", type=click.Choice([DEFAULT, TUNED, BOTH]), default=BOTH, show_default=True,
-        help="As it comes, or opened up.",
-    )  # fmt: skip
-    @click.option(
-        "--gateway", default="", metavar="FLAGS", callback=_words, help="More flags of the gateway."
-    )
-    @functools.wraps(measure)
-    def start(
-        bench: Bench,
-        runs: int,
-        against: str | None,
-        postfix: str,
-        gateway: tuple[str, ...],
-        **options: Any,
-    ) -> None:
-        wanted = ((DEFAULT, TUNED) if postfix == BOTH else (postfix,)) if against else ()
-        measure(bench, Contest(runs, wanted, gateway), **options)
+    def decorate(measure: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(measure)
+        def start(
+            bench: Bench,
+            messages: int,
+            size: int,
+            runs: int,
+            against: str | None,
+            postfix: str,
+            gateway: tuple[str, ...],
+            **options: Any,
+        ) -> None:
+            raise_file_limit()
+            rivals = ((DEFAULT, TUNED) if postfix == BOTH else (postfix,)) if against else ()
+            load = Load(messages, size, options.pop("sessions") if sessions else 0)
+            measure(bench, Contest(runs, rivals, gateway), load, **options)
 
-    return start
+        for option in reversed(wanted):
+            start = option(start)
+        return start
+
+    return decorate
 
 
 def take_turns(
@@ -142,7 +169,7 @@ def take_turns(
 def tell(
     bench: Bench,
     name: str,
-    plan: Plan,
+    load: Load,
     scores: Scores,
     *,
     settings: Mapping[str, Any] = {},
@@ -168,10 +195,10 @@ def tell(
             beside[figure] = _ratio(scores.gateway, rounds, figure)
             targets.append(Target(figure, at_most=round(share * rival[figure], 3)))
     told = {
-        "messages": plan.messages,
-        "bytes": plan.size_bytes,
-        "sessions": plan.sessions,
-        "messages_per_connection": plan.per_connection or "all",
+        "messages": load.messages,
+        "bytes": load.size_bytes,
+        "sessions": load.sessions,
+        "messages_per_connection": load.per_connection or "all",
         **settings,
         "runs": len(scores.gateway),
         "cores_shared_by": "relay, source, sink",

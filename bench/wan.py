@@ -9,23 +9,22 @@ from functools import partial
 
 import click
 
-from gwrelay_bench.machine import raise_file_limit
+from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.measure import Target
 from gwrelay_bench.passing import Plan, run
 from gwrelay_bench.rounds import Contest, contest, take_turns, tell
-from gwrelay_bench.scenario import Bench, Size, as_module, scenario
+from gwrelay_bench.scenario import Bench, as_module, scenario
 
 #: Of what the sessions allow: 1,800 of 2,500 messages a second with 500 sessions and 100 ms.
 _SHARE = 0.72
 _DELAYS_A_MESSAGE = 2
 #: Beyond the sessions to the smart host, for those that come in.
 _SPARE_PROCESSES = 100
+#: Slow sites may have half of --concurrency, which is 2,000 by default.
+_SLOW_SITES = 1000
 
 
 @click.command("wan")
-@click.option("--messages", type=click.IntRange(1), default=30_000, show_default=True)
-@click.option("--size", default="4K", show_default=True, type=Size(), help="Of each message.")
-@click.option("--sessions", type=click.IntRange(1), default=50, show_default=True, help="In.")
 @click.option(
     "--delay", type=click.FloatRange(min=0, min_open=True), default=100.0, show_default=True,
     help="Milliseconds until each reply of the sink.",
@@ -35,24 +34,21 @@ _SPARE_PROCESSES = 100
     help="The gateway's, from the first; a tuned Postfix has as many.",
 )  # fmt: skip
 @scenario
-@contest
+@contest(messages=30_000, sessions=50)
 def command(
     bench: Bench,
     contest: Contest,
-    messages: int,
-    size: int,
-    sessions: int,
+    load: Load,
     delay: float,
     site_concurrency: int,
 ) -> None:
     """A smart host whose replies are 100 ms late: how many sessions are kept busy."""
-    raise_file_limit()
     most = str(site_concurrency)
     flags = {"--site-concurrency": most, "--site-concurrency-initial": most}
-    if site_concurrency > 2000:
-        flags["--concurrency"] = most
-    plan = Plan(messages, size, sessions, delay_s=delay / 1000)
-    direct = plan._replace(sessions=site_concurrency)
+    if site_concurrency > _SLOW_SITES:
+        flags["--concurrency"] = str(2 * site_concurrency)
+    plan = Plan(load, Reception(delay_s=delay / 1000))
+    direct = plan._replace(load=load._replace(sessions=site_concurrency))
     scores = take_turns(
         contest, partial(run, bench, direct), partial(run, bench, plan), flags=flags,
         tuned={
@@ -61,14 +57,14 @@ def command(
             "initial_destination_concurrency": most,
         },
     )  # fmt: skip
-    allowed_per_s = site_concurrency / (_DELAYS_A_MESSAGE * plan.delay_s)
+    allowed_per_s = site_concurrency / (_DELAYS_A_MESSAGE * plan.reception.delay_s)
     tell(
-        bench, "wan", plan, scores,
+        bench, "wan", load, scores,
         settings={"delay_ms": delay, "sessions_out": site_concurrency},
         targets=[
             Target("per_s", at_least=round(_SHARE * allowed_per_s)),
             Target("sessions_at_once", at_least=site_concurrency),
-            contest.most_bytes(sessions + site_concurrency),
+            contest.most_bytes(load.sessions + site_concurrency),
         ],
     )  # fmt: skip
 

@@ -38,16 +38,19 @@ CONTENT = text_content(SIZE)
 
 @contextmanager
 def sinking(ledger: Ledger, **settings: Any) -> Iterator[int]:
-    reception = Reception(["127.0.0.1"], str(ledger.path), ledger.messages, SIZE, **settings)
-    with port_of("gwrelay_bench.loadsink", json.dumps(reception._asdict())) as port:
+    words = (Reception(**settings), Load(ledger.messages, SIZE, 1))
+    reception, load = (json.dumps(one._asdict()) for one in words)
+    with port_of("gwrelay_bench.loadsink", reception, str(ledger.path), load) as port:
         yield port
 
 
 def source(port: int, ledger: Ledger, sessions: int, **settings: Any) -> dict[str, Any]:
     """Runs to its end; what it says."""
-    load = Load("127.0.0.1", port, str(ledger.path), ledger.messages, SIZE, sessions, **settings)
-    words = [sys.executable, "-m", "gwrelay_bench.loadsource", json.dumps(load._asdict())]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, timeout=60)
+    load = json.dumps(Load(ledger.messages, SIZE, sessions, **settings)._asdict())
+    words = ["gwrelay_bench.loadsource", "127.0.0.1", str(port), str(ledger.path), load]
+    done = subprocess.run(
+        [sys.executable, "-m", *words], stdout=subprocess.PIPE, check=True, timeout=60
+    )
     return dict(json.loads(done.stdout))
 
 

@@ -22,7 +22,7 @@ import dns.message
 import dns.query
 import pytest
 
-from gwrelay_bench.postfix import SERVICES
+from gwrelay_bench.postfix import PRIVATE, SERVICES
 from support.processes import Program, accepts, free_port, need_root, program, run
 
 
@@ -56,22 +56,9 @@ class Postfix(_Server):
 
     #: Seconds instead of minutes, loopback only, no DNS, no TLS, and no local delivery.
     SETTINGS: Mapping[str, str] = {
-        "compatibility_level": "3.6",
-        "mail_owner": "postfix",
-        "setgid_group": "postdrop",
-        "command_directory": "/usr/sbin",
-        "daemon_directory": "/usr/lib/postfix/sbin",
+        **PRIVATE,
+        "local_header_rewrite_clients": "permit_inet_interfaces",
         "maillog_file": "/dev/stdout",
-        "inet_interfaces": "127.0.0.1",
-        "inet_protocols": "ipv4",
-        "myhostname": "postfix.example",
-        "mydomain": "example",
-        "mydestination": "",
-        "mynetworks": "127.0.0.0/8",
-        "alias_maps": "",
-        "alias_database": "",
-        "local_recipient_maps": "",
-        "append_dot_mydomain": "no",
         "smtpd_peername_lookup": "no",
         "smtpd_recipient_restrictions": "permit_mynetworks,reject",
         "smtp_dns_support_level": "disabled",
