@@ -164,6 +164,12 @@ class Site:
         node = self._node
         return node is not None and node.is_wanted_elsewhere(self._node_key, time.monotonic())
 
+    @property
+    def is_full_everywhere(self) -> bool:
+        """Whether all workers together have as many sessions with it as they may."""
+        node = self._node
+        return node is not None and node.sessions(self._node_key) >= self.limits.concurrency
+
     def go_on(self, limit: int = _READY) -> bool:
         """Let what is ready go as far as idle relayers, rates and the window allow, at most `limit`
         to those that idle; whether more could go to them."""

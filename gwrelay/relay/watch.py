@@ -131,6 +131,7 @@ class Watch:
         """Whether it is known what its mail waits for."""
         return (
             site.is_full
+            or site.is_full_everywhere
             or site.limited_for_s[0] > 0
             or not self._manager.pool.has_room(site.health)
             or bool(site.hosts.all_marked_until)

@@ -1,10 +1,13 @@
 """What raises an alarm of --stuck-after, and what does not: each thing that should move."""
 
+import time
 from textwrap import dedent
 
 import pytest
 
 from gwrelay.relay.limits import SiteLimits
+from gwrelay.relay.node import NodeSites, new_sites
+from gwrelay.relay.pace import session_key
 from gwrelay.relay.site import Site
 from gwrelay.relay.watch import Watch
 from support.mail import envelope
@@ -48,8 +51,10 @@ def run(script: str) -> str:
 class Looking:
     """A site with deliveries ready that nobody takes, and a watch over it."""
 
-    def __init__(self, **options: object) -> None:
-        self.relay = Relay({"b.test": {"mx.test": (10, [ONE])}}, 1, **options)
+    def __init__(self) -> None:
+        self.descriptor = new_sites(workers=2)
+        node = NodeSites(self.descriptor, workers=2, number=0)
+        self.relay = Relay({"b.test": {"mx.test": (10, [ONE])}}, 1, node=node)
         exchanges = self.relay.calculator.get_exchanges("b.test")
         self.relay.send(*(envelope(f"u{n}@b.test") for n in range(3)))
         for delivery in self.relay.queue.get_waiting():
@@ -120,6 +125,12 @@ def at_its_rate(looking: Looking) -> None:
     looking.site.start()
 
 
+def in_use_by_another_worker(looking: Looking) -> None:
+    other = NodeSites(looking.descriptor, workers=2, number=1)
+    for _ in range(looking.site.limits.concurrency):
+        assert other.open_session(session_key(looking.site.key), 20, time.monotonic())
+
+
 def with_a_manager_that_stops(looking: Looking) -> None:
     looking.relay.manager.stop(0.0)
 
@@ -129,6 +140,7 @@ def with_a_manager_that_stops(looking: Looking) -> None:
     [
         taken_now_and_then,
         in_use,
+        in_use_by_another_worker,
         without_relayers,
         with_marked_hosts,
         at_its_rate,
