@@ -121,6 +121,9 @@ class Explainer:
         if site.is_full:
             text = f"all {site.relayers} sessions that {site.name} may have now are in use"
             return Blocker(WINDOW, text, since=since)
+        if site.is_full_elsewhere:
+            text = f"all {site.limits.concurrency} sessions that {site.name} may have are in use"
+            return Blocker(WINDOW, f"{text}, by other workers too", since=since)
         pool = self._manager.pool
         if not site.relayers:
             text = (

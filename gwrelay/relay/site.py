@@ -159,6 +159,12 @@ class Site:
         return node.open_session(self._node_key, self.limits.concurrency, time.monotonic())
 
     @property
+    def is_full_elsewhere(self) -> bool:
+        """Whether all workers together have as many sessions with it as it may have."""
+        node = self._node
+        return node is not None and node.sessions(self._node_key) >= self.limits.concurrency
+
+    @property
     def is_wanted_elsewhere(self) -> bool:
         """Whether another worker waits for a session with it, and has fewer."""
         node = self._node

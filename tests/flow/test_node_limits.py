@@ -50,6 +50,9 @@ def test_all_workers_together_have_no_more_sessions_with_a_site_than_it_may_have
     held = status(gateway)
     assert sum(worker["waiting"] + worker["relaying"] > 0 for worker in held["workers"]) >= 2
     assert peer.most_open == 4
+    listed = gwrelay("queue", "list", "--json", at=gateway).stdout.decode().splitlines()
+    whys = {json.loads(line)["why"] for line in listed}
+    assert any("may have" in why and "in use" in why for why in whys), whys
 
 
 def test_sessions_that_idle_make_way_for_those_of_other_workers(
