@@ -5,8 +5,10 @@ there are workers or outcomes: neither domains nor hosts.
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from typing import Any
@@ -83,16 +85,9 @@ class Page:
     def __init__(self, address: tuple[str, int], read: Read) -> None:
         registry = CollectorRegistry()
         registry.register(Collector(read))
-
-        class Handler(_Handler):
-            def page(self) -> bytes:
-                return generate_latest(registry)
-
-        family = 10 if ":" in address[0] else 2  # AF_INET6, AF_INET
-        server = type("Server", (ThreadingHTTPServer,), {"address_family": family})
-        self._server: ThreadingHTTPServer = server(address, Handler)
-        self._server.daemon_threads = True
-        self.address: tuple[str, int] = self._server.server_address[:2]
+        self._server = _Server(address, partial(generate_latest, registry))
+        host, port = self._server.socket.getsockname()[:2]
+        self.address: tuple[str, int] = host, port
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -102,17 +97,26 @@ class Page:
         self._thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _CLIENT_S
+class _Server(ThreadingHTTPServer):
+    """`page` gives what /metrics says now."""
 
-    def page(self) -> bytes:
-        raise NotImplementedError
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], page: Callable[[], bytes]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.page = page
+        super().__init__(address, _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = _CLIENT_S
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(404, "there is /metrics alone")
             return
-        page = self.page()
+        page = self.server.page()
         self.send_response(200)
         self.send_header("Content-Type", CONTENT_TYPE_LATEST)
         self.send_header("Content-Length", str(len(page)))

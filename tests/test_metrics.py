@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gwrelay import __version__
 from gwrelay.metrics import Histogram, Metrics, by_label, counter, gauge, histogram
 from gwrelay.metricspage import Page
 
@@ -93,6 +94,12 @@ def test_nothing_else_is_served(page: Page) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         read_page(page, "/etc/passwd")
     assert caught.value.code == 404
+
+
+def test_the_page_is_served_over_ipv6_too(told: Told) -> None:
+    page = Page(("::1", 0), lambda: told)
+    assert ("gwrelay_info", (__version__,)) in read_page(page)
+    page.close()
 
 
 def test_a_port_in_use_is_an_error_at_once(page: Page) -> None:
