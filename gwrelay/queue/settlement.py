@@ -13,9 +13,6 @@ from gwrelay.queue.store import Doubt, Host, Open
 #: A NamedTuple from all its fields.  Calling the class is Python of its own.
 _new = tuple.__new__
 
-#: RFC 3463 3.5: delivery time expired.
-EXPIRED = "4.4.7"
-
 
 class Settlement(NamedTuple):
     """`remaining` stays open: due again, or on hold, as each part says.  Several parts when
