@@ -31,6 +31,7 @@ from gwrelay.relay.hosts import SiteHosts
 from gwrelay.relay.limits import SiteLimits
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.site import Site
+from gwrelay.waiting import Patience
 from gwrelay_bench.child import port_of
 from gwrelay_bench.figures import medians
 from gwrelay_bench.measure import Result, Target
@@ -108,7 +109,9 @@ def by_relayer(port: int, content: bytes, messages: int) -> Lap:
     site = Site("sink", "sink.example", hosts, SiteLimits(1, 1))
     site.ready.extend(others)
     site.relayers = 1
-    settings = RelayerSettings(OURS, max_messages_per_connection=messages, idle_timeout_s=0.0)
+    settings = RelayerSettings(
+        OURS, max_messages_per_connection=messages, idle_timeout_s=0.0, patience=Patience
+    )
     attempts = AttemptManager(
         queue,
         site,

@@ -26,6 +26,7 @@ from gwrelay.ports import endpoint_of
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.smtp.session import Discard, Event, Piece, Policy, Session, Submission
+from gwrelay.waiting import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +167,9 @@ class Client:
 
     def __init__(self, sock: socket.socket, address: str, queue: Queue, doors: Doors) -> None:
         self._sock = sock
+        # Neither recv() nor send() waits: see Patience, and _flush().
+        sock.settimeout(0.0)
+        self._patience = Patience(sock)
         self._address = address
         self._queue = queue
         self._doors = doors
@@ -216,6 +220,7 @@ class Client:
 
     def close(self) -> None:
         self._abandon()
+        self._patience.close()
         self._sock.close()
 
     def _new_deadline(self) -> float:
@@ -223,26 +228,34 @@ class Client:
 
     def _receive(self, deadline: float) -> bytes:
         """What the client sends before `deadline`, however slowly; b"" at its end."""
-        self._sock.settimeout(max(deadline - time.monotonic(), 0.001))
-        try:
-            return self._sock.recv(RECEIVE_BYTES)
-        except TimeoutError:
-            self.end(TIMED_OUT)
-            return b""
-        except ConnectionError:
-            return b""
+        while True:
+            try:
+                return self._sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                if not self._patience(deadline - time.monotonic()):
+                    self.end(TIMED_OUT)
+                    return b""
+            except ConnectionError:
+                return b""
 
     def _flush(self) -> bool:
         """Send what the session has to say; whether there was anything."""
         output = self._session.output()
-        if output:
-            # A client that reads nothing is given as long as one that says nothing.
-            self._sock.settimeout(self._doors.client_timeout_s)
+        if not output:
+            return False
+        try:
             # As in smtp/connection.py: gevent's sendall() costs a system call more.
             sent = self._sock.send(output)
-            if sent < len(output):
+        except BlockingIOError:
+            sent = 0
+        if sent < len(output):
+            # A client that reads nothing is given as long as one that says nothing.
+            self._sock.settimeout(self._doors.client_timeout_s)
+            try:
                 self._sock.sendall(memoryview(output)[sent:])
-        return bool(output)
+            finally:
+                self._sock.settimeout(0.0)
+        return True
 
     def _take(self, events: list[Event]) -> None:
         """Obey what the session made of the client's bytes, in order."""

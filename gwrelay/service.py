@@ -48,7 +48,7 @@ from gwrelay.relay.watch import Watch
 from gwrelay.smtp.session import Policy
 from gwrelay.spooldirectory import close_to_others, worker_directory
 from gwrelay.suspendadmin import suspend_handlers
-from gwrelay.waiting import for_greenlets
+from gwrelay.waiting import Patience, for_greenlets
 from gwrelay.worker import Place, alone, take_place
 
 logger = logging.getLogger(__name__)
@@ -277,6 +277,7 @@ class Service:
             min_data_rate=settings.min_data_rate,
             pipelining=settings.pipelining == "yes",
             rset_mode=settings.rset_mode,
+            patience=Patience,
         )
         smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
         return SmartHostESMTPRelayingManager(

@@ -1,10 +1,11 @@
-"""How greenlets wait for the disk: what the spool is given in place of the standard library's.
+"""How greenlets wait: for the disk, in place of the standard library's ways, and for the peer.
 
 What a commit of 64 records of 4 KiB costs beside the disk's own time is mostly waiting: to
 hand the sync to a thread, and to put 63 greenlets to sleep and wake them.
 """
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -17,6 +18,8 @@ from gevent.monkey import get_original
 _new_thread = get_original("_thread", "start_new_thread")
 _new_lock = get_original("_thread", "allocate_lock")
 _NativeQueue = get_original("queue", "SimpleQueue")
+_Poll = get_original("select", "poll")
+_READ, _POLLIN = 1, 1
 
 
 class SpoolOptions(TypedDict):
@@ -64,6 +67,55 @@ class Gate:
     def _wake(self) -> None:
         while self._waiting:
             self._waiting.popleft()()
+
+
+class Patience:
+    """Waits until there is something to receive on one clear-text socket.
+
+    A recv() of gevent's that must wait asks the kernel in vain, which raises an exception, and
+    makes a Timeout, which is Python.  To send a byte, wait for one and receive it takes 10
+    microseconds so (58,000 instructions), 7.6 after a recv() in vain, and 5.7 (25,000) by waiting
+    first.  One greenlet at a time.
+    """
+
+    __slots__ = ("_hub", "_poll", "_waiter", "_watcher")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._hub = gevent.get_hub()
+        self._watcher = self._hub.loop.io(sock.fileno(), _READ)
+        self._waiter: Waiter | None = None
+        self._poll = _Poll()
+        self._poll.register(sock.fileno(), _POLLIN)
+
+    def __call__(self, seconds: float) -> bool:
+        """False when they are over, or after close(); else something has come, or the end."""
+        if seconds <= 0 or self._watcher is None:
+            return False
+        waiter = self._waiter = Waiter(self._hub)
+        timer = self._hub.loop.timer(seconds)
+        self._watcher.start(waiter.switch, True)
+        timer.start(waiter.switch, False, update=True)
+        try:
+            has_come: bool = waiter.get()
+            return has_come
+        finally:
+            self._waiter = None
+            timer.close()
+            if self._watcher is not None:
+                self._watcher.stop()
+
+    def has_come(self) -> bool:
+        """Whether something is there already, or the end."""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Before the socket is closed.  Whoever waits, waits no more."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        if self._waiter is not None:
+            self._hub.loop.run_callback(self._waiter.switch, False)
 
 
 class NativeSync:

@@ -75,8 +75,12 @@ def listen(**changes):
 
 
 class Client:
-    def __init__(self, listener):
-        self.sock = socket.create_connection(("127.0.0.1", listener.endpoint.port), 10)
+    def __init__(self, listener, room=0):
+        self.sock = socket.socket()
+        self.sock.settimeout(10)
+        if room:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        self.sock.connect(("127.0.0.1", listener.endpoint.port))
         self.lines = self.sock.makefile("rb")
 
     def reply(self):
@@ -97,8 +101,8 @@ class Client:
         return self.reply()
 
 
-def greeted(listener):
-    client = Client(listener)
+def greeted(listener, client=None):
+    client = client or Client(listener)
     assert client.reply() == "220 gw.test ESMTP"
     client.say("EHLO client.test")
     return client
@@ -236,6 +240,48 @@ def test_a_command_that_trickles_in_does_not_renew_its_time() -> None:
         assert client.reply().startswith("421 4.4.2")
         assert time.monotonic() - started < 3
     """)
+
+
+DEAF = """
+policy = Policy("gw.test", 10_000_000, max_recipients=1_000_000)
+count = 250_000
+
+
+def deaf(listener):
+    # Says more than there is room for the answers to, and listens to none.
+    client = greeted(listener, Client(listener, room=65_536))
+    commands = b"MAIL FROM:<a@b.test>\\r\\n" + b"RCPT TO:<c@d.test>\\r\\n" * count
+    client.saying = gevent.spawn(client.sock.sendall, commands)
+    return client
+
+
+"""
+
+
+def test_a_client_that_listens_late_hears_every_reply() -> None:
+    run(
+        DEAF
+        + """
+client = deaf(listen(policy=policy))
+client.saying.join(timeout=10)
+for _ in range(count + 1):
+    assert client.reply().startswith("250 2.1.")
+assert client.say("RSET").startswith("250")
+"""
+    )
+
+
+def test_a_client_that_never_listens_is_left() -> None:
+    run(
+        DEAF
+        + """
+listener = listen(policy=policy, client_timeout_s=0.3)
+client = deaf(listener)
+with gevent.Timeout(10):
+    while not listener.is_empty:
+        gevent.sleep(0.01)
+"""
+    )
 
 
 def test_content_that_trickles_in_does_not_hold_a_session_for_ever() -> None:

@@ -1,4 +1,4 @@
-"""What the gateway's spool waits by: greenlets let through, killed, and syncs on native threads."""
+"""What the gateway waits by: greenlets let through, killed, syncs on native threads, peers."""
 
 from support.patched import run_patched
 
@@ -275,5 +275,89 @@ for _ in spool.load():
 assert dict(spool.items()) == lives
 spool.close()
 assert Lock.taken > 10_000 and not Lock.held, Lock.taken
+"""
+    )
+
+
+PATIENCE = """
+import socket, time
+import gevent
+from gwrelay.waiting import Patience
+
+ours, theirs = socket.socketpair()
+patience = Patience(ours)
+LONG_S = 20.0
+loop = gevent.get_hub().loop
+active = loop.activecnt
+"""
+
+
+def test_patience_ends_when_something_comes_and_when_the_other_end_leaves() -> None:
+    run_patched(
+        PATIENCE
+        + """
+waiting = gevent.spawn(patience, LONG_S)
+gevent.sleep(0)
+assert not patience.has_come() and not waiting.ready()
+theirs.send(b"250 ok")
+assert waiting.get(timeout=5) is True
+assert patience.has_come() and patience(LONG_S)  # nothing was read yet
+assert ours.recv(100) == b"250 ok"
+assert not patience.has_come()
+assert not patience(0.001)
+theirs.close()
+assert patience(LONG_S) and patience.has_come()
+assert loop.activecnt == active, "a watcher or a timer is left"
+"""
+    )
+
+
+def test_patience_is_over_in_its_time_and_not_before_its_time() -> None:
+    run_patched(
+        PATIENCE
+        + """
+began = time.monotonic()
+assert patience(0.2) is False
+assert 0.19 < time.monotonic() - began < 5
+assert patience(0.0) is False and patience(-1.0) is False
+theirs.send(b"x")
+assert patience(LONG_S) is True  # no timer of before ends it
+"""
+    )
+
+
+def test_who_is_killed_while_he_waits_leaves_nothing_behind_that_wakes_him() -> None:
+    run_patched(
+        PATIENCE
+        + """
+def wait_twice():
+    try:
+        patience(0.05)
+    except KeyError:
+        return gevent.event.Event().wait(0.5)
+
+
+import gevent.event
+greenlet = gevent.spawn(wait_twice)
+gevent.sleep(0)
+greenlet.kill(KeyError, block=False)
+theirs.send(b"x")
+assert greenlet.get(timeout=5) is False
+assert patience(LONG_S) is True
+"""
+    )
+
+
+def test_who_waits_is_let_go_when_the_socket_is_to_be_closed() -> None:
+    run_patched(
+        PATIENCE
+        + """
+waiting = gevent.spawn(patience, LONG_S)
+gevent.sleep(0)
+patience.close()
+ours.close()
+assert waiting.get(timeout=5) is False
+assert patience(LONG_S) is False
+patience.close()
 """
     )

@@ -6,7 +6,8 @@ meanwhile is noticed before it can cost anybody an attempt.
 """
 
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -17,7 +18,7 @@ from gwrelay.message.outcome import Host, Outcome
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.greeting import Greeting
-from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection
+from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection, Patience
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class RelayerSettings:
     #: "auto": RSET when a transaction was left open; "always": before each further message;
     #: "never": such a session is closed instead.
     rset_mode: str = "auto"
+    #: How to wait for what comes in the clear; None: as the socket does.
+    patience: Callable[[socket.socket], Patience] | None = None
 
     @cached_property
     def hasty_timeouts_s(self) -> Mapping[str, float]:
@@ -160,6 +163,7 @@ class SessionKeeper:
             source=settings.source,
             min_data_rate=settings.min_data_rate,
             pipelining=settings.pipelining,
+            patience=settings.patience,
         )
         exchange, address = candidate.exchange, candidate.address
         try:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gwrelay.smtp.connection import TIMEOUTS_S, Connection
+from gwrelay.waiting import Patience
+from support import sessions
 from support.peer import DROP, POLITE, RESET, STALL, Pause, Peer
 from support.processes import await_true
 from support.sessions import (
@@ -21,6 +23,11 @@ from support.sessions import (
     opened,
     record,
 )
+
+
+@pytest.fixture(params=[None, Patience], ids=["as sockets do", "patience"], autouse=True)
+def how_to_wait(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "how_to_wait", request.param)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Self
 import pytest
 
 from gwrelay.errors import ConnectionLost
-from gwrelay.smtp.connection import TIMEOUTS_S, Connection
+from gwrelay.smtp.connection import TIMEOUTS_S, Connection, Patience
 from support.peer import Peer
 
 MX = "mx.peer.example"
@@ -18,6 +18,9 @@ PATIENCE_S = 10.0
 #: A stage's whole time in the tests that let it run out, and what that may take at most.
 SHORT_S = 0.15
 SOON_S = 3.0
+
+#: What the sessions wait by; None: as sockets do.
+how_to_wait: Callable[[socket.socket], Patience] | None = None
 
 
 class Recording(socket.socket):
@@ -45,7 +48,11 @@ def record(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
 def connection(source: str = "", reply_max_bytes: int = 64 * 1024, **short: float) -> Connection:
     timeouts_s = dict.fromkeys(TIMEOUTS_S, PATIENCE_S) | short
     return Connection(
-        "gw.example", timeouts_s=timeouts_s, source=source, reply_max_bytes=reply_max_bytes
+        "gw.example",
+        timeouts_s=timeouts_s,
+        source=source,
+        reply_max_bytes=reply_max_bytes,
+        patience=how_to_wait,
     )
 
 
