@@ -28,8 +28,11 @@ setup(
     python_requires=">=3.11",
     packages=[
         "gwrelay",
+        "gwrelay.admin",
+        "gwrelay.commands",
         "gwrelay.message",
         "gwrelay.mx",
+        "gwrelay.processes",
         "gwrelay.queue",
         "gwrelay.relay",
         "gwrelay.smtp",

@@ -29,12 +29,12 @@ import greenlet
 from gevent.event import Event
 from gevent.server import StreamServer
 
-from gwrelay.board import Board
 from gwrelay.listener import Doors, Listener
 from gwrelay.message.envelope import Envelope, Recipient
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.notation import Endpoint, read_network
-from gwrelay.ports import open_ports
+from gwrelay.processes.board import Board
+from gwrelay.processes.ports import open_ports
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.spoolstore import SpoolStore, open_spool
 from gwrelay.relay.limits import LimitPolicy, SiteLimits

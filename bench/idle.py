@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import click
 import gevent
 
-from gwrelay.control import ask
+from gwrelay.admin.control import ask
 from gwrelay_bench.exchanges import Exchanges
 from gwrelay_bench.filling import fill
 from gwrelay_bench.gateway import Gateway, among_ours, flags

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import gevent
 
-from gwrelay.control import ask, workers_at
+from gwrelay.admin.control import ask, workers_at
 from gwrelay_bench.gateway import Gateway, flags
 from gwrelay_bench.machine import footprint, usage
 from gwrelay_bench.postfix import Postfix, greets, smarthost

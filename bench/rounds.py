@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from gwrelay.cores import usable_cores
+from gwrelay.processes.cores import usable_cores
 from gwrelay_bench.figures import middle
 from gwrelay_bench.load import Load
 from gwrelay_bench.machine import raise_file_limit

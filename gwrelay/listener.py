@@ -16,13 +16,13 @@ from typing import NamedTuple
 import gevent
 from gevent.server import StreamServer
 
-from gwrelay.board import Column
 from gwrelay.errors import StoreFailed, StoreFull
 from gwrelay.message.envelope import Envelope, Message
 from gwrelay.message.reply import Reply
 from gwrelay.message.trace import received
 from gwrelay.notation import Endpoint, FreeSpace
-from gwrelay.ports import endpoint_of
+from gwrelay.processes.board import Column
+from gwrelay.processes.ports import endpoint_of
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.smtp.session import Discard, Event, Piece, Policy, Session, Submission

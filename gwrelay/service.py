@@ -12,32 +12,35 @@ from pathlib import Path
 
 import gevent
 
-from gwrelay import events, suspensionfile
-from gwrelay.admin import Admin, Handler
+from gwrelay import events
+from gwrelay.admin import suspensionfile
+from gwrelay.admin.control import worker_socket
+from gwrelay.admin.explainadmin import explain_handlers
+from gwrelay.admin.lastwords import LastWords
+from gwrelay.admin.metricsadmin import metrics_handlers, watch_lag
+from gwrelay.admin.mxadmin import mx_handlers
+from gwrelay.admin.queueadmin import queue_handlers
+from gwrelay.admin.queueverbs import verb_handlers
+from gwrelay.admin.server import Admin, Handler
+from gwrelay.admin.suspendadmin import suspend_handlers
 from gwrelay.config import MOST_WORKERS, Settings, admin_path
-from gwrelay.control import worker_socket
 from gwrelay.diagnostics import reopen_log, start_log
 from gwrelay.errors import ConfigError, GatewayError, StoreFailed
 from gwrelay.events import EventLog
-from gwrelay.explainadmin import explain_handlers
-from gwrelay.handover import Handover
-from gwrelay.lastwords import LastWords
 from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message import outcome
 from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Outcome
 from gwrelay.metrics import Metrics
-from gwrelay.metricsadmin import metrics_handlers, watch_lag
-from gwrelay.mxadmin import mx_handlers
 from gwrelay.mxsetup import build_calculator
 from gwrelay.outbound import build_limits, build_security, warn_of_passwords
-from gwrelay.ports import endpoint_of, log_ready
+from gwrelay.processes.handover import Handover
+from gwrelay.processes.ports import endpoint_of, log_ready
+from gwrelay.processes.worker import Place, alone, take_place
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue, Settled
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.spoolstore import SpoolStore, open_spool, remove_spool
-from gwrelay.queueadmin import queue_handlers
-from gwrelay.queueverbs import verb_handlers
 from gwrelay.relay.explained import Explainer
 from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManager
 from gwrelay.relay.owners import Owners
@@ -47,9 +50,7 @@ from gwrelay.relay.suspensions import Suspensions
 from gwrelay.relay.watch import Watch
 from gwrelay.smtp.session import Policy
 from gwrelay.spooldirectory import close_to_others, worker_directory
-from gwrelay.suspendadmin import suspend_handlers
 from gwrelay.waiting import Patience, for_greenlets
-from gwrelay.worker import Place, alone, take_place
 
 logger = logging.getLogger(__name__)
 

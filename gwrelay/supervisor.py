@@ -23,21 +23,21 @@ from typing import Any
 import msgspec
 
 from gwrelay import spooldirectory
-from gwrelay.board import Board, new_board
+from gwrelay.admin.control import ask, is_abandoned, workers_at
 from gwrelay.config import MOST_WORKERS, Settings, admin_path
-from gwrelay.control import ask, is_abandoned, workers_at
-from gwrelay.cores import usable_cores
 from gwrelay.diagnostics import reopen_log, start_log
 from gwrelay.errors import ConfigError, GatewayError, StartFailed
-from gwrelay.filelimit import raise_file_limit
-from gwrelay.handover import Handover, unnamed_file
 from gwrelay.notation import Endpoint
-from gwrelay.ports import log_ready, open_ports
-from gwrelay.privileges import account_to_be, acting_as, become
+from gwrelay.processes.board import Board, new_board
+from gwrelay.processes.cores import usable_cores
+from gwrelay.processes.filelimit import raise_file_limit
+from gwrelay.processes.handover import Handover, unnamed_file
+from gwrelay.processes.ports import log_ready, open_ports
+from gwrelay.processes.privileges import account_to_be, acting_as, become
+from gwrelay.processes.watching import BackOff
+from gwrelay.processes.workerprocess import Command, WorkerProcess
 from gwrelay.relay.node import NodeSites, new_sites
 from gwrelay.relay.nodemarks import new_marks
-from gwrelay.watching import BackOff
-from gwrelay.workerprocess import Command, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _open_page(settings: Settings, address: Endpoint) -> Any:
                 yield worker, None
 
     # Loaded where it is wanted.
-    page = importlib.import_module("gwrelay.metricspage")
+    page = importlib.import_module("gwrelay.admin.metricspage")
     try:
         return page.Page((address.host, address.port), read)
     except OSError as error:

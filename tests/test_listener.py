@@ -15,12 +15,12 @@ from ipaddress import ip_network
 
 import gevent
 
-from gwrelay.board import Board
+from gwrelay.processes.board import Board
 from gwrelay.errors import StoreFailed, StoreFull
 from gwrelay.listener import Doors, FreeSpaceGate, Listener
 from gwrelay.message.reply import Reply
 from gwrelay.notation import Endpoint, FreeSpace
-from gwrelay.ports import open_ports
+from gwrelay.processes.ports import open_ports
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.smtp.session import PIECE_BYTES, Policy

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gwrelay import __version__
+from gwrelay.admin.metricspage import Page
 from gwrelay.metrics import Histogram, Metrics, by_label, counter, gauge, histogram
-from gwrelay.metricspage import Page
 
 Told = list[tuple[int, list[dict[str, Any]] | None]]
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from types import FrameType
 
 from gwrelay import supervisor
-from gwrelay.board import Board
 from gwrelay.config import load
 from gwrelay.errors import GatewayError
-from gwrelay.handover import Handover, Line, read_handover
+from gwrelay.processes.board import Board
+from gwrelay.processes.handover import Handover, Line, read_handover
 
 #: No id was given out above it, but for the worker's own number.
 LAST_ID = 1000
