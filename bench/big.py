@@ -81,6 +81,7 @@ def _settings(sink_port: int, size: int) -> dict[str, str]:
         "--smarthost": f"127.0.0.1:{sink_port}",
         "--max-message-size": str(2 * size),
         "--min-free-space": "0",
+        "--workers": "1",
     }
 
 

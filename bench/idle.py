@@ -71,7 +71,7 @@ def command(
     with Exchanges(down_hangs=hangs) as exchanges:
         words = flags(
             among_ours(exchanges.dns_port, exchanges.smtp_port)
-            | {"--connect-timeout": "3s", "--mx-bad-time": bad_time}
+            | {"--connect-timeout": "3s", "--mx-bad-time": bad_time, "--workers": "1"}
         )
         with _gateway(empty_place, words) as empty, _gateway(full_place, words) as full:
             with bench.steps(f"putting {messages:,} messages off", 1):

@@ -54,10 +54,10 @@ class Contest(NamedTuple):
 
     @property
     def workers(self) -> int:
-        """What --gateway says of them, 1 if nothing."""
+        """What --gateway says of them."""
         told = [word.removeprefix("--workers=") for word in self.words if "--workers=" in word]
         told += [self.words[n + 1] for n, word in enumerate(self.words[:-1]) if word == "--workers"]
-        said = told[-1] if told else "1"
+        said = told[-1] if told else "auto"
         return usable_cores() if said == "auto" else int(said)
 
     def most_bytes(self, sessions: int) -> Target:

@@ -383,7 +383,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     shutdown_max_s: Annotated[float, Setting(
         PROCESS, "shutdown-max", DURATION, "10s", "When stopped, finish within this time.")]
     workers: Annotated[int, Setting(
-        PROCESS, "workers", count_or_auto(MOST_WORKERS), "1",
+        PROCESS, "workers", count_or_auto(MOST_WORKERS), "auto",
         "Processes that share the work; auto is one for each core that may be used.  Limits hold "
         "for all of them together, but for --concurrency and --resident-bodies.")]
     stall_max_s: Annotated[float, Setting(

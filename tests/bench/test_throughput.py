@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gwrelay.processes.cores import usable_cores
 from gwrelay_bench import passing
 from gwrelay_bench.figures import middle
 from gwrelay_bench.ledger import AGAIN, SPOILT, STRANGE, Ledger
@@ -48,8 +49,8 @@ def test_all_arrives_once_and_is_measured(tmp_path: Path, words: tuple[str, ...]
         assert found[figure] > 0
     for name in LATENCIES:
         assert 0 <= found[name]["p50"] <= found[name]["p99"] <= found[name]["max"]
-    # A supervisor, and its worker.
-    assert found["processes"] == 2
+    # A supervisor, and its workers.
+    assert found["processes"] == 1 + usable_cores()
     assert "loop_lag_ms" in found
     assert len(found["runs"]) == 1
     assert line["ratio"] > 0
@@ -210,7 +211,12 @@ def test_how_late_the_loop_was_is_told_by_the_upper_ends_of_classes() -> None:
 
 @pytest.mark.parametrize(
     ("words", "workers"),
-    [((), 1), (("--workers", "3"), 3), (("--workers=2", "--max-hops", "9"), 2)],
+    [
+        ((), usable_cores()),
+        (("--workers", "auto"), usable_cores()),
+        (("--workers", "3"), 3),
+        (("--workers=2", "--max-hops", "9"), 2),
+    ],
 )
 def test_memory_may_grow_with_workers_and_sessions(words: tuple[str, ...], workers: int) -> None:
     target = Contest(1, (), words).most_bytes(10)

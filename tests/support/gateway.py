@@ -74,6 +74,9 @@ class Gateway:
                 *("--hostname", HOSTNAME),
                 *("--events", str(self.events_path)),
                 *("--min-free-space", "0"),
+                # Tests count sessions, and kill the one process that has them; those of several
+                # workers say so.
+                *("--workers", "1"),
                 *(*self.flags, *more_flags),
             ],
             self.directory / f"gateway-{self._starts}.log",
