@@ -144,6 +144,7 @@ def _plan(route: Route) -> Record:
             **one.candidate._asdict(),
             "bad_since": one.bad_since,
             "bad_until": one.bad_until,
+            "why": one.why,
         }
         for one in route.hosts
     ]

@@ -36,7 +36,7 @@ def mx_handlers(
         """The running marks, those by name first."""
         names, marks = calculator.bad_hosts()
         for name, until in names.items():
-            yield {"host": name, "port": 0, "source": "", "set_at": None, "until": until}
+            yield {"host": name, "port": 0, "source": "", "set_at": None, "until": until, "why": ""}
         for mark in marks:
             yield {
                 "host": mark.address,
@@ -44,6 +44,7 @@ def mx_handlers(
                 "source": mark.source,
                 "set_at": mark.set_at,
                 "until": mark.until,
+                "why": mark.why,
             }
 
     def flush(domains: list[str]) -> dict[str, Any]:

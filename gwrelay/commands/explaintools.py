@@ -211,6 +211,7 @@ def _plan_lines(plan: Record) -> Iterator[str]:
         place = "-" if host["place"] is None else host["place"]
         port = f" port {host['port']}" if host["port"] else ""
         since = f" since {at(host['bad_since'])}" if host["bad_since"] else ""
-        marked = f"  marked bad{since} until {at(host['bad_until'])}" if host["bad_until"] else ""
+        why = f": {plain(host['why'])}" if host["why"] else ""
+        bad = f"  marked bad{since} until {at(host['bad_until'])}{why}" if host["bad_until"] else ""
         where = f"{host['exchange']}[{host['address']}]{port}"
-        yield f"  {place:>4}  {host['preference']:>5}  {plain(where)}{marked}"
+        yield f"  {place:>4}  {host['preference']:>5}  {plain(where)}{bad}"

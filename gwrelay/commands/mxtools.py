@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from gwrelay.commands import fleet, together
-from gwrelay.commands.printing import at, print_told
+from gwrelay.commands.printing import at, plain, print_told
 from gwrelay.config import TABLE, Settings, admin_path
 from gwrelay.errors import CommandFailed, ConfigError, NotRunning
 from gwrelay.mx.candidates import Candidate, make_plan
@@ -313,7 +313,8 @@ def _mark_line(mark: Mapping[str, Any]) -> str:
     port = f" port {mark['port']}" if mark["port"] else ""
     source = f" from {mark['source']}" if mark["source"] else ""
     since = f", since {at(mark['set_at'])}" if mark["set_at"] else ""
-    return f"{mark['host']}{port}{source} until {at(mark['until'])}{since}"
+    why = f": {plain(mark['why'])}" if mark["why"] else ""
+    return f"{mark['host']}{port}{source} until {at(mark['until'])}{since}{why}"
 
 
 def _finite(seconds: float | None) -> float | None:

@@ -176,13 +176,16 @@ class MXCalculator:
         forgotten = self.lookups.forget(normal_key(domain))
         return self.lookups.forget(normal_key(Host(domain))) or forgotten
 
-    def mark_address_bad(self, address: str, source: str = "", port: int = 0) -> float:
-        """No session from `source` with `address` came about.  Returns when the mark ends.
+    def mark_address_bad(
+        self, address: str, source: str = "", port: int = 0, why: str = ""
+    ) -> float:
+        """No session from `source` with `address` came about; `why` is how it ended.  Returns when
+        the mark ends.
 
         The first mark lasts bad_time_first_s, each next one twice as long, to bad_time_max_s.
         A reply to MAIL or later is no reason for one: it proves that the host is alive.
         """
-        return self._marks.mark(place(address, port), source, self._clock())
+        return self._marks.mark(place(address, port), source, self._clock(), why)
 
     def mark_address_good(self, address: str, source: str = "", port: int = 0) -> None:
         """`address` answered MAIL or later.  Cheap enough for every transaction."""
@@ -194,6 +197,16 @@ class MXCalculator:
         if not self._marked:
             return 0.0
         return self._marks.until(place(address, port), source, self._clock())
+
+    def why_bad(self, exchanges: Sequence[Exchange], source: str = "") -> str:
+        """Why one of them, the first that anything is known of, was marked: its name, address and
+        what was said; "" where that is not known."""
+        for exchange in exchanges:
+            for address in exchange.addresses:
+                why = self._marks.why(place(address, exchange.port), source)
+                if why:
+                    return f"{exchange.name}[{address}]: {why}"
+        return ""
 
     def run(self, stop: threading.Event) -> None:
         """Keep what is in use fresh until `stop` is set.  Several may run at a time."""

@@ -18,10 +18,12 @@ class Mark(NamedTuple):
     port: int
     set_at: float
     until: float
+    #: How the session ended that it was set for; "" where an operator set it.
+    why: str = ""
 
 
 #: See Marks.held.
-Held = MutableMapping[tuple[str, str], tuple[float, float, float]]
+Held = MutableMapping[tuple[str, str], tuple[float, float, float, str]]
 
 
 class Marks:
@@ -46,19 +48,19 @@ class Marks:
         self._jitter = jitter
         self._random = rng.random
         #: (source, address, with its port as place() puts it) -> (set at, until, length
-        #: without jitter).  For others to see whether there is any at all.
+        #: without jitter, why).  For others to see whether there is any at all.
         self.held: Held = {} if held is None else held
         self._sweep_above = 1024
 
     def __len__(self) -> int:
         return len(self.held)
 
-    def mark(self, address: str, source: str, now: float) -> float:
+    def mark(self, address: str, source: str, now: float, why: str = "") -> float:
         """A connection failed.  Returns until when the address is left alone.
 
         Jitter only shortens, so that a mark never lasts longer than the operator was told.
         """
-        set_at, until, length_s = self.held.get((source, address), (0.0, 0.0, 0.0))
+        set_at, until, length_s, _ = self.held.get((source, address), (0.0, 0.0, 0.0, ""))
         # Twenty sessions to a host that dies fail within moments of each other.  They tell
         # of one trouble, not of twenty, and must not double the mark twenty times.
         if set_at <= now < min(until, set_at + self._first_s):
@@ -67,12 +69,12 @@ class Marks:
             length_s = 0.0  # long ago: another trouble
         length_s = min(max(self._first_s, 2 * length_s), self._max_s)
         until = now + length_s * (1.0 - self._jitter * self._random())
-        self._put(address, source, (now, until, length_s), now)
+        self._put(address, source, (now, until, length_s, why), now)
         return until
 
     def mark_until(self, address: str, source: str, now: float, until: float) -> None:
         """Leave `address` alone until `until`, whatever its history."""
-        self._put(address, source, (now, until, self._first_s), now)
+        self._put(address, source, (now, until, self._first_s, ""), now)
 
     def clear(self, address: str, source: str) -> None:
         self.held.pop((source, address), None)
@@ -89,11 +91,16 @@ class Marks:
         mark = self.held.get((source, address))
         return mark[1] if mark is not None and mark[1] > now else 0.0
 
+    def why(self, address: str, source: str) -> str:
+        """What the latest mark was set for, running or not; "" where nothing is remembered."""
+        mark = self.held.get((source, address))
+        return "" if mark is None else mark[3]
+
     def running(self, now: float) -> list[Mark]:
         """Those that have not ended."""
         return [
-            Mark(source, *_address_and_port(address), set_at, until)
-            for (source, address), (set_at, until, _) in self.held.items()
+            Mark(source, *_address_and_port(address), set_at, until, why)
+            for (source, address), (set_at, until, _, why) in self.held.items()
             if until > now
         ]
 
@@ -102,7 +109,9 @@ class Marks:
         for key in [k for k, mark in self.held.items() if mark[1] + self._max_s <= now]:
             del self.held[key]
 
-    def _put(self, address: str, source: str, mark: tuple[float, float, float], now: float) -> None:
+    def _put(
+        self, address: str, source: str, mark: tuple[float, float, float, str], now: float
+    ) -> None:
         self.held[source, address] = mark
         if len(self.held) > self._sweep_above:
             self.forget(now)

@@ -47,6 +47,8 @@ class PlannedHost(NamedTuple):
     bad_until: float | None
     #: None for a mark by name, too.
     bad_since: float | None
+    #: How the session ended that it bears the mark for; "": not known.
+    why: str
 
 
 class Route(NamedTuple):
@@ -191,10 +193,11 @@ class Explainer:
             for address in one.addresses
         ]
         names, marks = self._calculator.bad_hosts()
-        since = {(m.address, m.port): m.set_at for m in marks if m.source == self._source}
+        found = {(m.address, m.port): m for m in marks if m.source == self._source}
         places = {candidate: n for n, candidate in enumerate(chosen, 1)}
         for one in (*chosen, *(one for one in everything if one not in places)):
             by_address = self._calculator.bad_until(one.address, self._source, one.port)
             until = max(by_address, names.get(one.exchange, 0.0)) or None
-            at = since.get((one.address, one.port)) if by_address else None
-            yield PlannedHost(places.get(one), one, until, at)
+            mark = found.get((one.address, one.port)) if by_address else None
+            since, why = (mark.set_at, mark.why) if mark else (None, "")
+            yield PlannedHost(places.get(one), one, until, since, why)

@@ -101,6 +101,11 @@ class SiteHosts:
         """0.0 as long as one address bears no mark; see Plan."""
         return self._calculator.all_marked_until(self.exchanges, self._source)
 
+    @property
+    def why_bad(self) -> str:
+        """How a session with one of the hosts failed, of this worker or another; "": not known."""
+        return self._calculator.why_bad(self.exchanges, self._source)
+
     def find(self, address: str, port: int) -> Candidate | None:
         """This address, marked or not; None when it is no longer an exchange's."""
         for exchange in self.exchanges:
@@ -140,7 +145,9 @@ class SiteHosts:
         enough of them (semantics.md 1.7).
         """
         if not (why.heard and self._sessions[_place(candidate)]):
-            self._calculator.mark_address_bad(candidate.address, self._source, candidate.port)
+            self._calculator.mark_address_bad(
+                candidate.address, self._source, candidate.port, str(why.reply)
+            )
 
     def mark_good(self, candidate: Candidate) -> None:
         self._calculator.mark_address_good(candidate.address, self._source, candidate.port)

@@ -1,7 +1,8 @@
 """Bad-host marks that hold for all workers of a gateway together: what Marks (mx/marks.py) may keep
 them in.
 
-    marks := key * n  set_at * n  until * n  length * n  newest * workers  place:104 bytes * n
+    marks := key * n  set_at * n  until * n  length * n  newest * workers  text:256 bytes * n
+    text  := place:104 bytes  why:152 bytes                     each padded with zeros
 
 In memory that their supervisor makes and all workers inherit; nothing of it outlives them.  How
 rows are found, and who may change one, is said in rows.py.  Times are of the owner's clock.
@@ -14,14 +15,17 @@ from functools import lru_cache
 
 from gwrelay.relay.rows import CELL_BYTES, WINDOW, Busy, Rows, key_of
 
-#: As Marks has them: source and address; when it was set, until when, its length.
+#: As Marks has them: source and address; when it was set, until when, its length, why.
 Place = tuple[str, str]
-Mark = tuple[float, float, float]
+Mark = tuple[float, float, float, str]
 
 #: Rows there are, a power of two: a quarter of them may well be marked.
 MARKS = 1 << 14
 #: Two addresses of IPv6 with a scope, and a port.
 _PLACE_BYTES = 104
+#: A reply of some length: what does not fit is cut.
+_WHY_BYTES = 152
+_TEXT_BYTES = _PLACE_BYTES + _WHY_BYTES
 _FIELDS = 4
 
 
@@ -34,7 +38,7 @@ def new_marks(workers: int, capacity: int = MARKS) -> int:
 
 def _bytes(workers: int, capacity: int) -> int:
     rows = capacity + WINDOW
-    return (_FIELDS * rows + workers) * CELL_BYTES + rows * _PLACE_BYTES
+    return (_FIELDS * rows + workers) * CELL_BYTES + rows * _TEXT_BYTES
 
 
 class NodeMarks(MutableMapping[Place, Mark]):
@@ -63,7 +67,7 @@ class NodeMarks(MutableMapping[Place, Mark]):
             reals[n * size : (n + 1) * size] for n in range(1, _FIELDS)
         )
         self._newest = reals[_FIELDS * size :]
-        self._places = memory[cells:]
+        self._texts = memory[cells:]
         self._number = number
         self._remembered_s = remembered_s
         self._clock = clock
@@ -89,7 +93,7 @@ class NodeMarks(MutableMapping[Place, Mark]):
         key = _key(place)
         row = self._rows.find(key)
         if row is not None:
-            mark = self._set_at[row], self._until[row], self._length[row]
+            mark = self._set_at[row], self._until[row], self._length[row], self._why(row)
             if mark[1] and self._keys[row] == key:
                 return mark
         return self._own[place]
@@ -100,8 +104,10 @@ class NodeMarks(MutableMapping[Place, Mark]):
         octets = "\0".join(place).encode()
         try:
             with self._rows.claimed(_key(place), lambda row: self._is_free(row, now)) as row:
-                self._write_place(row, octets)
-                self._set_at[row], self._until[row], self._length[row] = mark
+                at = row * _TEXT_BYTES
+                self._write(at, _PLACE_BYTES, octets)
+                self._write(at + _PLACE_BYTES, _WHY_BYTES, mark[3].encode())
+                self._set_at[row], self._until[row], self._length[row] = mark[:3]
                 self._own.pop(place, None)
         except Busy:
             self._own[place] = mark
@@ -120,15 +126,18 @@ class NodeMarks(MutableMapping[Place, Mark]):
         return not until or until + self._remembered_s <= now
 
     def _place(self, row: int) -> Place | None:
-        at = row * _PLACE_BYTES
-        source, zero, address = bytes(self._places[at : at + _PLACE_BYTES]).partition(b"\0")
+        at = row * _TEXT_BYTES
+        source, zero, address = bytes(self._texts[at : at + _PLACE_BYTES]).partition(b"\0")
         if not zero:
             return None
         return source.decode("utf-8", "replace"), address.rstrip(b"\0").decode("utf-8", "replace")
 
-    def _write_place(self, row: int, octets: bytes) -> None:
-        at = row * _PLACE_BYTES
-        self._places[at : at + _PLACE_BYTES] = octets[:_PLACE_BYTES].ljust(_PLACE_BYTES, b"\0")
+    def _why(self, row: int) -> str:
+        at = row * _TEXT_BYTES + _PLACE_BYTES
+        return bytes(self._texts[at : at + _WHY_BYTES]).rstrip(b"\0").decode("utf-8", "ignore")
+
+    def _write(self, at: int, size: int, octets: bytes) -> None:
+        self._texts[at : at + size] = octets[:size].ljust(size, b"\0")
 
 
 @lru_cache(maxsize=16_384)

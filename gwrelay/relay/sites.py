@@ -55,7 +55,7 @@ _OTHERS_EVERY_S = 0.5
 _RATE = "rate"
 
 _ENOUGH = Reply(451, "4.4.5", "more mail waits for the destination than it takes")
-_DEAD = Reply(451, "4.4.1", "no host of the destination can be reached")
+_DEAD = "no host of the destination can be reached"
 
 
 class Sites:
@@ -163,8 +163,7 @@ class Sites:
 
     def _put_off(self, delivery: Delivery, site: Site) -> None:
         """The site is dead: this is no attempt."""
-        dead = site.last_failure or outcome.of_ours(outcome.CONNECT, _DEAD)
-        self._park(delivery, site.parked, dead)
+        self._park(delivery, site.parked, site.last_failure or _dead(site.hosts.why_bad))
 
     # -- what wakes it -----------------------------------------------------------------------
 
@@ -380,3 +379,10 @@ class Sites:
         self._alarms.cancel(site)
         self._with_room.pop(site, None)
         self._pool.forget(site)
+
+
+def _dead(why: str) -> Outcome:
+    """Of a site that others found dead, and why; this worker has not tried it."""
+    return outcome.of_ours(
+        outcome.CONNECT, Reply(451, "4.4.1", f"{_DEAD}: {why}" if why else _DEAD)
+    )

@@ -29,6 +29,7 @@ from support.commands import gwrelay, listed, said
 from support.gateway import Gateway, StartGateway, expected_once
 from support.peer import STALL, Peer
 from support.processes import accepts, await_true, has_open, need_root
+from support.relaying import nobody_listens
 
 TWO = ("--workers", "2")
 SENDER = "me@here.example"
@@ -163,6 +164,28 @@ def test_marks_are_set_and_cleared_for_all_workers(start_gateway: StartGateway) 
     gwrelay("mx", "mark-good", "192.0.2.1", at=gateway)
     assert said("mx", "bad", at=gateway)["marks"] == []
     assert b"bears no mark" in gwrelay("mx", "mark-good", "192.0.2.1", at=gateway, status=1).stderr
+
+
+def test_a_worker_says_why_a_host_is_dead_that_another_one_tried(
+    start_gateway: StartGateway,
+) -> None:
+    nowhere = "{}:{}".format(*nobody_listens())
+    gateway = start_gateway("--smarthost", nowhere, *TWO)
+    with sessions(gateway, 10) as clients:
+        clients[0].sendmail(SENDER, ["first@there.example"], "Subject: x\r\n\r\nx\r\n")
+        gateway.wait_for("deferred", recipient="first@there.example")
+        for n, client in enumerate(clients):
+            client.sendmail(SENDER, [f"u{n}@there.example"], "Subject: x\r\n\r\nx\r\n")
+    [mark] = said("mx", "bad", at=gateway)["marks"]
+    assert "refused" in mark["why"]
+    screen = gwrelay("mx", "bad", at=gateway).stdout
+    assert screen.endswith(b": 421 4.4.1 connection refused (in connect)\n"), screen
+    waiting = [worker["waiting"] for worker in said("status", at=gateway)["workers"]]
+    assert min(waiting) >= 2, waiting
+    for one in listed(at=gateway):
+        told = gwrelay("explain", one["id"], at=gateway).stdout.decode().lower()
+        assert "marked bad since" in told
+        assert "connection refused" in told
 
 
 def test_a_worker_that_does_not_answer_is_named_and_the_others_tell(

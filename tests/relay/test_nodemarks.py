@@ -52,6 +52,29 @@ def test_what_one_marks_is_marked_for_all_and_cleared_for_all(
     assert list(held[0]) == []
 
 
+def test_all_workers_know_why_a_host_is_marked(held: list[NodeMarks], clock: Clock) -> None:
+    one, other = map(marks_in, held)
+    one.mark(A, "", clock.now, "421 4.4.1 connection refused")
+    [mark] = other.running(clock.now)
+    assert mark.why == other.why(A, "") == "421 4.4.1 connection refused"
+    clock.now += 31.0
+    assert other.why(A, "") == mark.why, "a mark that ended is remembered"
+    one.mark(A, "", clock.now, "421 closing")
+    assert other.why(A, "") == "421 closing", "nothing of a longer one is left"
+    other.mark_until(A, "", clock.now, clock.now + 5.0)
+    assert one.why(A, "") == "", "the operator's have none"
+
+
+def test_a_reply_too_long_for_a_row_is_cut_between_characters(
+    held: list[NodeMarks], clock: Clock
+) -> None:
+    said = "554 not \N{ENVELOPE}" + "\N{LATIN SMALL LETTER E WITH ACUTE}" * 200
+    marks_in(held[0]).mark(A, "", clock.now, said)
+    kept = marks_in(held[1]).why(A, "")
+    assert said.startswith(kept)
+    assert len(kept) > 70
+
+
 def test_failures_that_several_workers_see_double_a_mark_as_those_of_one(
     held: list[NodeMarks], clock: Clock
 ) -> None:

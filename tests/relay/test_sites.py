@@ -45,6 +45,25 @@ def numbered(count: int, domain: str = "b.test") -> list[object]:
     return [envelope(f"u{n}@{domain}") for n in range(count)]
 
 
+def test_mail_for_a_site_that_others_found_dead_says_what_they_heard(peer: Peer) -> None:
+    relay = known(Relay({"b.test": host(ONE)}, peer.port), "b.test")
+    until = relay.clock() + RETRY.lifetime_s
+    relay.calculator.mark_address_bad(ONE, why="554 5.7.1 not you")
+    [message_id] = relay.send(envelope("x@b.test"))
+    relay.set_clock.advance(29)
+    relay.run()
+    assert relay.queue.counts.waiting == 1
+    assert not peer.messages
+    while relay.clock() < until:
+        relay.calculator.mark_address_bad(ONE, why="554 5.7.1 not you")
+        relay.set_clock.advance(25)
+    relay.run()
+    end = next(end for end in relay.ends if end.message_id == message_id)
+    assert end.replies == [
+        "451 4.4.1 no host of the destination can be reached: mx.test[127.0.0.1]: 554 5.7.1 not you"
+    ]
+
+
 # -- suspensions ------------------------------------------------------------------------------
 
 
