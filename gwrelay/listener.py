@@ -41,6 +41,9 @@ _FREE_SPACE_S = 1.0
 #: spread over two workers as 20 and 0 again and again; so it is 10 and 10, or 9 and 11.
 _OTHERS_FIRST_S = 0.001
 
+#: A NamedTuple from all its fields.  Calling the class is Python of its own.
+_new = tuple.__new__
+
 FULL = Reply(452, "4.3.1", "insufficient system storage, try again later")
 FAILED = Reply(451, "4.3.0", "the message could not be stored, try again later")
 TIMED_OUT = Reply(421, "4.4.2", "timed out waiting for the client")
@@ -290,7 +293,7 @@ class Client:
             else:
                 self._draft = None
                 self._doors.accepted(message, self._address)
-                return Reply(250, "2.0.0", f"Ok: queued as {draft.name}")
+                return _new(Reply, (250, "2.0.0", f"Ok: queued as {draft.name}"))
         refusal = self._refusal
         self._abandon()
         return refusal

@@ -58,8 +58,13 @@ def message_name(message_id: int) -> str:
 
     Sorts as the ids do; stands in Received fields, 250 replies, events and logs.
     """
-    pairs = [_PAIRS[message_id >> bits & 1023] for bits in (50, 40, 30, 20, 10, 0)]
-    return _ID_DIGITS[message_id >> 60 & 31] + "".join(pairs)
+    # In one expression: to join a list of them takes twice as long.
+    return (
+        f"{_ID_DIGITS[message_id >> 60 & 31]}{_PAIRS[message_id >> 50 & 1023]}"
+        f"{_PAIRS[message_id >> 40 & 1023]}{_PAIRS[message_id >> 30 & 1023]}"
+        f"{_PAIRS[message_id >> 20 & 1023]}{_PAIRS[message_id >> 10 & 1023]}"
+        f"{_PAIRS[message_id & 1023]}"
+    )
 
 
 def message_id(name: str) -> int:

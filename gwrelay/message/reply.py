@@ -31,10 +31,13 @@ class Reply(NamedTuple):
 
     def encode(self) -> bytes:
         """The reply as bytes for the wire, one line for each line of `text`."""
-        lines = self.text.split("\n")
-        status = f"{self.status} " if self.status else ""
+        code, status, text = self
+        status = f"{status} " if status else ""
+        if "\n" not in text:
+            return f"{code} {status}{text}\r\n".encode()
+        lines = text.split("\n")
         last = len(lines) - 1
         return b"".join(
-            f"{self.code}{' ' if n == last else '-'}{status}{line}\r\n".encode()
+            f"{code}{' ' if n == last else '-'}{status}{line}\r\n".encode()
             for n, line in enumerate(lines)
         )

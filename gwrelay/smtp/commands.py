@@ -34,6 +34,10 @@ _FOREIGN_VERBS = frozenset(
 )
 
 
+#: A NamedTuple from all its fields.  Calling the class is Python of its own.
+_new = tuple.__new__
+
+
 class CommandError(GatewayError):
     """A command that cannot be taken; `reply` is what the client is to hear."""
 
@@ -64,6 +68,9 @@ _PLAIN_FROM = re.compile(
     rf"(?:FROM|from):<((?:{ASCII_MAILBOX}(?<!\]))?)>(?: (?:SIZE|size)=([0-9]{{1,20}}))?".encode()
 )
 _PLAIN_TO = re.compile(rf"(?:TO|to):<({ASCII_MAILBOX}(?<!\]))>".encode())
+_PLAIN_ENVELOPE = re.compile(
+    b"MAIL " + _PLAIN_FROM.pattern + rb"\r\nRCPT " + _PLAIN_TO.pattern + rb"\r\nDATA\r\n"
+)
 
 # RFC 3461 4: xtext, whose decoded form must be printable.
 _XTEXT = r"(?:[!-*,-<>-~]|\+(?:2[0-9A-F]|[3-6][0-9A-F]|7[0-9A-E]))"
@@ -164,6 +171,23 @@ def parse_rcpt(argument: bytes, *, smtputf8: bool, local_domain: str) -> Recipie
         parse_forward_path(matched[1], smtputf8=smtputf8, local_domain=local_domain),
         given.get("NOTIFY", "").upper(),
         orcpt,
+    )
+
+
+def parse_plain_envelope(lines: bytes) -> tuple[MailCommand, Recipient] | None:
+    """MAIL, one RCPT and DATA, sent together by a client that pipelines, if they are just these
+    and plain; None for all else, which may be good as well."""
+    if not lines.endswith(b"\r\nDATA\r\n"):
+        return None
+    plain = _PLAIN_ENVELOPE.fullmatch(lines)
+    if plain is None:
+        return None
+    sender, size, recipient = plain.groups()
+    if len(sender) > MAX_MAILBOX_BYTES or len(recipient) > MAX_MAILBOX_BYTES:
+        return None
+    return (
+        _new(MailCommand, (sender.decode(), int(size or 0), False, "", "")),
+        _new(Recipient, (recipient.decode(), "", "")),
     )
 
 

@@ -321,3 +321,42 @@ def test_give_up_while_a_message_waits_is_its_answer() -> None:
     assert session.answer(QUEUED) == []
     assert session.output() == b"451 4.3.0 a bug\r\n"
     assert session.closing
+
+
+LONG = b"x" * 250
+ENVELOPES_AT_ONCE = {
+    "plain": MAIL + RCPT + b"DATA\r\n",
+    "with a size": b"MAIL FROM:<a@b.example> SIZE=999\r\n" + RCPT + b"DATA\r\n",
+    "too large": b"MAIL FROM:<a@b.example> SIZE=99999999999\r\n" + RCPT + b"DATA\r\n",
+    "from nobody": b"MAIL FROM:<>\r\n" + RCPT + b"DATA\r\n",
+    "to nobody": MAIL + b"RCPT TO:<>\r\nDATA\r\n",
+    "a long sender": b"MAIL FROM:<" + LONG + b"@b.example>\r\n" + RCPT + b"DATA\r\n",
+    "a long recipient": MAIL + b"RCPT TO:<" + LONG + b"@d.example>\r\nDATA\r\n",
+    "two recipients": MAIL + RCPT + RCPT + b"DATA\r\n",
+    "no recipient": MAIL + b"DATA\r\n",
+    "a literal": MAIL + b"RCPT TO:<c@[192.0.2.1]>\r\nDATA\r\n",
+    "a bad literal": MAIL + b"RCPT TO:<c@[x]>\r\nDATA\r\n",
+    "an argument of DATA": MAIL + RCPT + b"DATA now\r\n",
+    "in small letters": MAIL + b"rcpt to:<c@d.example>\r\nDATA\r\n",
+}
+
+
+@pytest.mark.parametrize("may_relay", [True, False])
+@pytest.mark.parametrize("refusal", [None, Reply(452, "4.3.1", "full"), Reply(421, "", "go")])
+@pytest.mark.parametrize("max_recipients", [1, 0])
+@pytest.mark.parametrize("envelope", ENVELOPES_AT_ONCE.values(), ids=ENVELOPES_AT_ONCE)
+def test_an_envelope_that_comes_at_once_is_taken_as_one_that_comes_by_and_by(
+    envelope: bytes, max_recipients: int, refusal: Reply | None, may_relay: bool
+) -> None:
+    policy = POLICY._replace(max_recipients=max_recipients)
+    heard = []
+    for chunks in ([envelope], envelope.splitlines(keepends=True)):
+        session = Session(policy, may_relay=may_relay, intake=lambda: refusal)
+        session.receive(EHLO)
+        session.output()
+        for chunk in chunks:
+            session.receive(chunk)
+        said = session.output()
+        events = session.receive(CONTENT + b".\r\n") if session.in_content else []
+        heard.append((said, session.idle, session.in_content, session.closing, events))
+    assert heard[0] == heard[1]
