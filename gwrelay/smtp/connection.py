@@ -157,11 +157,15 @@ class _Client(smtplib.SMTP):
         if self.sock is None:
             raise ConnectionLost(self.stage, "connection is closed")
         try:
-            self.set_timeout(self.sock, within_s)
+            # With patience the socket itself never waits, but for what the kernel has no room for.
+            self.set_timeout(self.sock, within_s if self.patience is None else 0.0)
             # Nearly always one send() takes it all; gevent's sendall() asks the kernel for the
             # size of the socket's buffer each time.
             began = self._clock()
-            sent = self.sock.send(octets)
+            try:
+                sent = self.sock.send(octets)
+            except BlockingIOError:
+                sent = 0
             self.moves += 1
             if sent < len(octets):
                 self._write_rest(memoryview(octets)[sent:], began + within_s)
@@ -213,13 +217,16 @@ class _Client(smtplib.SMTP):
         left_s = self._timeouts_s[self.stage]
         deadline = self._clock() + left_s
         while True:
-            self.reader.feed(self._receive(left_s))
-            reply = self.reader.next()
-            if reply is not None:
-                return reply
+            received = self._receive(left_s)
+            if received is not None:
+                self.reader.feed(received)
+                reply = self.reader.next()
+                if reply is not None:
+                    return reply
             left_s = deadline - self._clock()
 
-    def _receive(self, left_s: float) -> bytes:
+    def _receive(self, left_s: float) -> bytes | None:
+        """None when it turns out that nothing has come."""
         if self.sock is None:
             raise ConnectionLost(self.stage, "connection is closed")
         try:
@@ -231,6 +238,8 @@ class _Client(smtplib.SMTP):
                 raise TimeoutError("timed out")
             received = self.sock.recv(RECEIVE_BYTES)
             self.moves += 1
+        except BlockingIOError:
+            return None
         except OSError as error:
             self.close()
             raise ConnectionLost(self.stage, _reason(error)) from error

@@ -53,6 +53,8 @@ class ReplyReader:
     def next(self) -> Reply | None:
         """The next whole reply; None while it is not complete.  Raises ProtocolError."""
         buffer = self._buffer
+        if not buffer:
+            return None
         end = buffer.find(b"\n") + 1
         # Nearly every reply is one line, and nearly every read brings exactly one reply.
         if end and not self._texts and buffer[3:4] in b" \r\n":
