@@ -42,7 +42,7 @@ from gwrelay.relay.manager import RelayStateHelper, SmartHostESMTPRelayingManage
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.routes import NextHop, Routes
 from gwrelay.smtp.session import Policy
-from gwrelay.waiting import Patience, for_greenlets
+from gwrelay.waiting import Gate, Patience, for_greenlets
 from gwrelay_bench.spooling import SEGMENT_BYTES
 
 #: Whom the messages are from and to.
@@ -268,7 +268,9 @@ def _fill(queue: Queue, job: Job) -> None:
 
 def _relay(queue: Queue, job: Job, done: Callable[[], None]) -> None:
     """Over as many sessions as there are senders, each for all of them."""
-    settings = RelayerSettings(OURS, max_messages_per_connection=job.present, patience=Patience)
+    settings = RelayerSettings(
+        OURS, max_messages_per_connection=job.present, patience=Patience, event=Gate
+    )
     manager = SmartHostESMTPRelayingManager(
         queue,
         calculator=MXCalculator(None, time.time),

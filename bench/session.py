@@ -31,7 +31,7 @@ from gwrelay.relay.hosts import SiteHosts
 from gwrelay.relay.limits import SiteLimits
 from gwrelay.relay.relayer import ESMTPManagedRelayerFactory, RelayerSettings
 from gwrelay.relay.site import Site
-from gwrelay.waiting import Patience
+from gwrelay.waiting import Gate, Patience
 from gwrelay_bench.child import port_of
 from gwrelay_bench.figures import medians
 from gwrelay_bench.measure import Result, Target
@@ -110,7 +110,11 @@ def by_relayer(port: int, content: bytes, messages: int) -> Lap:
     site.ready.extend(others)
     site.relayers = 1
     settings = RelayerSettings(
-        OURS, max_messages_per_connection=messages, idle_timeout_s=0.0, patience=Patience
+        OURS,
+        max_messages_per_connection=messages,
+        idle_timeout_s=0.0,
+        patience=Patience,
+        event=Gate,
     )
     attempts = AttemptManager(
         queue,

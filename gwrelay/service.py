@@ -50,7 +50,7 @@ from gwrelay.relay.suspensions import Suspensions
 from gwrelay.relay.watch import Watch
 from gwrelay.smtp.session import Policy
 from gwrelay.spooldirectory import close_to_others, worker_directory
-from gwrelay.waiting import Patience, for_greenlets
+from gwrelay.waiting import Gate, Patience, for_greenlets
 
 logger = logging.getLogger(__name__)
 
@@ -279,6 +279,7 @@ class Service:
             pipelining=settings.pipelining == "yes",
             rset_mode=settings.rset_mode,
             patience=Patience,
+            event=Gate,
         )
         smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
         return SmartHostESMTPRelayingManager(

@@ -361,3 +361,52 @@ assert patience(LONG_S) is False
 patience.close()
 """
     )
+
+
+def test_a_gate_that_nobody_opens_lets_go_in_time_and_wakes_nobody_later() -> None:
+    run_patched(
+        """
+import time
+import gevent
+from gwrelay.waiting import Gate
+
+loop = gevent.get_hub().loop
+gate, active = Gate(), loop.activecnt
+began = time.monotonic()
+assert gate.wait(0.1) is False
+assert 0.09 < time.monotonic() - began < 5
+gate.set()
+gevent.sleep(0.05)  # ended by nobody but its own timer
+assert time.monotonic() - began > 0.14
+assert gate.wait(5) is True and gate.wait() is True
+assert loop.activecnt == active, "a timer is left"
+"""
+    )
+
+
+def test_a_gate_that_opens_in_time_lets_all_go_and_stops_their_timers() -> None:
+    run_patched(
+        """
+import gevent
+from gwrelay.waiting import Gate
+
+loop = gevent.get_hub().loop
+gate, active = Gate(), loop.activecnt
+
+
+def wait_and_rest(seconds):
+    has_opened = gate.wait(seconds)
+    gevent.sleep(0.3)  # longer than the timer would have run
+    return has_opened
+
+
+waiting = [gevent.spawn(wait_and_rest, seconds) for seconds in (0.2, 5, None)]
+killed = gevent.spawn(gate.wait, 5)
+gevent.sleep(0)
+killed.kill()
+gate.set()
+gevent.joinall(waiting, raise_error=True, timeout=5)
+assert [one.value for one in waiting] == [True, True, True]
+assert loop.activecnt == active, "a timer is left"
+"""
+    )

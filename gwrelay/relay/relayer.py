@@ -179,9 +179,9 @@ class ManagedRelayerMixin:
         upcoming = self._transfer.take_upcoming()
         if upcoming is not None:
             return upcoming
-        kept = self._sessions.may_be_kept
-        idle_s = self._settings.idle_timeout_s if kept else 0.0
-        return self.attempts.site.take(idle_s, needs_session=not kept)
+        kept, settings = self._sessions.may_be_kept, self._settings
+        idle_s = settings.idle_timeout_s if kept else 0.0
+        return self.attempts.site.take(idle_s, needs_session=not kept, event=settings.event)
 
     def _candidates(self, doubt: Doubt | None) -> Sequence[Candidate]:
         """The present plan.  The host that a delivery is in doubt at comes before all others,

@@ -7,6 +7,7 @@ meanwhile is noticed before it can cost anybody an attempt.
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from gwrelay.message.outcome import Host, Outcome
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.greeting import Greeting
+from gwrelay.relay.site import Event
 from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection, Patience
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class RelayerSettings:
     rset_mode: str = "auto"
     #: How to wait for what comes in the clear; None: as the socket does.
     patience: Callable[[socket.socket], Patience] | None = None
+    #: What relayers that idle wait by.
+    event: Callable[[], Event] = threading.Event
 
     @cached_property
     def hasty_timeouts_s(self) -> Mapping[str, float]:

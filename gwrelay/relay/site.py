@@ -7,6 +7,7 @@ behind it, which are the Queue's.
 import threading
 import time
 from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from gwrelay.message.outcome import Outcome
 from gwrelay.queue.delivery import Delivery
@@ -30,6 +31,14 @@ _READY = 1000
 _READY_S = 60.0
 #: So many times that are ready when each has another sender: none is parked behind the others.
 _CROWDED = 4
+
+
+class Event(Protocol):
+    """As threading.Event, as far as a relayer waits by it."""
+
+    def set(self) -> None: ...
+
+    def wait(self, seconds: float | None = None, /) -> bool: ...
 
 
 class Site:
@@ -121,10 +130,17 @@ class Site:
         per_s = self.pace.messages_per_s
         return min(room, max(1, int(_READY_S * per_s))) if per_s else room
 
-    def take(self, idle_s: float, *, needs_session: bool = False) -> Delivery | None:
+    def take(
+        self,
+        idle_s: float,
+        *,
+        needs_session: bool = False,
+        event: Callable[[], Event] = threading.Event,
+    ) -> Delivery | None:
         """The next ready delivery, waiting up to `idle_s` for one; None when the relayer
         that asks should go: nothing came, the site has shrunk below its relayers, or it is
-        another one's turn.  `needs_session`: it has none that could carry it."""
+        another one's turn.  `needs_session`: it has none that could carry it.  `event`: what
+        it waits by."""
         self._served += 1
         if self.relayers > self._window.sessions or self._gives_way() or self.is_wanted_elsewhere:
             return None
@@ -132,7 +148,7 @@ class Site:
             return None  # whoever opens the next one may have to wait for that
         if self.ready and self._may_go():
             return self._next()
-        return self._idle_for(idle_s) if idle_s > 0 else None
+        return self._idle_for(idle_s, event()) if idle_s > 0 else None
 
     def start(self) -> Delivery | None:
         """The delivery that another relayer begins with, by opening a session; None when rates
@@ -269,8 +285,8 @@ class Site:
         self._served = 0
         return True
 
-    def _idle_for(self, idle_s: float) -> Delivery | None:
-        idle = _Idle()
+    def _idle_for(self, idle_s: float, woken: Event) -> Delivery | None:
+        idle = _Idle(woken)
         self._idle.append(idle)
         self._pool.note_idle(self, is_idle=True)
         if not idle.woken.wait(idle_s):
@@ -388,8 +404,8 @@ class _Idle:
 
     __slots__ = ("delivery", "woken")
 
-    def __init__(self) -> None:
-        self.woken = threading.Event()
+    def __init__(self, woken: Event) -> None:
+        self.woken = woken
         self.delivery: Delivery | None = None
 
     def hand(self, delivery: Delivery | None) -> None:
