@@ -33,6 +33,9 @@ class Destinations:
         self._calculator = calculator
         self._smarthosts = routes.smarthosts
         self._is_shared = rollup == MX or (rollup == DOMAIN and bool(routes.smarthosts))
+        #: What was known of the smart hosts the last time, and what that comes to.
+        self._known: list[Exchanges | ResolutionError | None] = []
+        self._in_use: Exchanges | ResolutionError = ()
 
     def site_key(self, destination: str, exchanges: Exchanges) -> Hashable:
         """Of the site of `destination`, which has these."""
@@ -45,7 +48,10 @@ class Destinations:
         known = [self._calculator.cached_host(hop.name) for hop in self._smarthosts]
         if None in known:
             return None
-        return self._in_order([found for found in known if found is not None])
+        if known != self._known:
+            self._in_use = self._in_order([found for found in known if found is not None])
+            self._known = known
+        return self._in_use
 
     def find(self, destination: str) -> Exchanges | ResolutionError:
         """Likewise, asking DNS where it must."""
