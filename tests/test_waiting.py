@@ -307,6 +307,7 @@ assert not patience.has_come()
 assert not patience(0.001)
 theirs.close()
 assert patience(LONG_S) and patience.has_come()
+patience.close()
 assert loop.activecnt == active, "a watcher or a timer is left"
 """
     )
@@ -322,6 +323,45 @@ assert 0.19 < time.monotonic() - began < 5
 assert patience(0.0) is False and patience(-1.0) is False
 theirs.send(b"x")
 assert patience(LONG_S) is True  # no timer of before ends it
+"""
+    )
+
+
+def test_patience_has_another_end_each_time_be_it_sooner_or_later() -> None:
+    run_patched(
+        PATIENCE
+        + """
+def wait(seconds):
+    began = time.monotonic()
+    return patience(seconds), time.monotonic() - began
+
+
+for seconds in (LONG_S, 0.2):
+    theirs.send(b"x")
+    assert patience(seconds) and ours.recv(1)
+has_come, took_s = wait(0.1)  # sooner than those two
+assert not has_come and 0.09 < took_s < 0.19
+theirs.send(b"x")
+assert patience(0.1) and ours.recv(1)
+has_come, took_s = wait(0.3)  # the timer that was set for 0.1 rings meanwhile
+assert not has_come and 0.29 < took_s < 5
+"""
+    )
+
+
+def test_what_nobody_waits_for_is_not_told_of_again_and_again() -> None:
+    run_patched(
+        PATIENCE
+        + """
+turns = []
+counting = loop.prepare()
+theirs.send(b"x")
+assert patience(LONG_S)
+counting.start(turns.append, None)
+gevent.sleep(0.2)
+assert len(turns) < 20
+assert patience(LONG_S) and ours.recv(1)  # it is there all the same
+assert patience(0.01) is False
 """
     )
 
