@@ -23,6 +23,7 @@ from spool.errors import (
 from spool.frame import Amend, Chunk, Drop, Put, Record
 from spool.removing import remove_if_empty
 from spool.store import Spool
+from spool.waiting import Event
 
 __all__ = [
     "Amend",
@@ -30,6 +31,7 @@ __all__ = [
     "CorruptFrame",
     "Counters",
     "Drop",
+    "Event",
     "Put",
     "Record",
     "Spool",

@@ -13,7 +13,6 @@ liveness.
 import contextlib
 import errno
 import logging
-import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -33,6 +32,7 @@ from spool.past import Past
 from spool.recovery import Segment, passage, reader
 from spool.segment import VERSION, Header
 from spool.supply import Supply
+from spool.waiting import Lock
 
 #: This part of each segment is left to settlements (`kept` entries): while the disk is full they
 #: end what was accepted, and so make room.
@@ -52,9 +52,11 @@ class Log:
         losses: Losses,
         counters: Counters,
         logger: logging.Logger,
+        lock: Callable[[], Lock],
     ) -> None:
         """`landed` is told of entries as soon as they are durable, in the log's order; `issued`
-        says the last key that was given out."""
+        says the last key that was given out.  `lock` makes one that is held by nobody who waits
+        for anything but a write."""
         self._files = files
         self._segment_bytes = segment_bytes
         #: As far as a segment is filled with what is no settlement.
@@ -74,7 +76,7 @@ class Log:
         self._leaving: set[int] = set()
         self._active: Active | None = None
         #: Held while frames are written, never while they are synced.
-        self._writing = threading.Lock()
+        self._writing = lock()
         #: Notes that a failed sync took, to be written again.
         self._again: list[Entry] = []
         self._owed: list[Seal] = []

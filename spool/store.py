@@ -80,6 +80,8 @@ class Spool:
         self._clock = clock
         self._number, self._of = share
         self._logger = logger or logging.getLogger("spool")
+        #: Make what they say above, for callers who have something of the kind to guard as well.
+        self.new_lock, self.new_event = lock, event
         self._lock = lock()
         self._upkeep = threading.Lock()
         self._index = Index()
@@ -106,6 +108,7 @@ class Spool:
                 losses,
                 self.counters,
                 self._logger,
+                lock,
             )
             past = self._log.open()
         except BaseException:

@@ -27,7 +27,11 @@ class Reply(NamedTuple):
         return not self.is_positive and not self.is_permanent
 
     def __str__(self) -> str:
-        return " ".join(part for part in (str(self.code), self.status, self.text) if part)
+        code, status, text = self
+        if status and text:
+            # By far the most frequent, as in the event of each delivery.
+            return f"{code} {status} {text}"
+        return " ".join(part for part in (str(code), status, text) if part)
 
     def encode(self) -> bytes:
         """The reply as bytes for the wire, one line for each line of `text`."""

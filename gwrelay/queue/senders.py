@@ -1,5 +1,6 @@
 """Who counts as one sender, for those who let senders take turns.  Pure."""
 
+from functools import lru_cache
 from zlib import crc32
 
 #: What `--fair-by` takes.
@@ -10,6 +11,8 @@ SENDER_DOMAIN, SENDER, NONE = "sender-domain", "sender", "none"
 _NUMBERS = 32_767
 
 
+# Most mail is from few senders.
+@lru_cache(maxsize=1024)
 def number_of(reverse_path: str, fair_by: str) -> int:
     """1.._NUMBERS; 0 for all there is when nobody takes turns, and for bounces, which are one."""
     if fair_by == NONE or not reverse_path:

@@ -6,7 +6,6 @@ State is what the spool amends.  The spool's errors become the gateway's here.
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,9 @@ from gwrelay.queue.store import (
 
 logger = logging.getLogger(__name__)
 
+#: A NamedTuple from all its fields.  Calling the class is Python of its own.
+_new = tuple.__new__
+
 #: What a spool has done, for those who tell it.
 SpoolCounters = spool.Counters
 
@@ -33,9 +35,9 @@ SpoolCounters = spool.Counters
 class _Notes:
     """What one write notes, for all who wait for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, written: spool.Event) -> None:
         self.records: list[spool.Record] = []
-        self._written = threading.Event()
+        self._written = written
         self._error: BaseException | None = None
 
     def write(self, log: spool.Spool) -> None:
@@ -57,8 +59,8 @@ class _Notes:
 class SpoolStore:
     def __init__(self, log: spool.Spool) -> None:
         self._log = log
-        self._notes = _Notes()
-        self._lock = threading.Lock()
+        self._notes = _Notes(log.new_event())
+        self._lock = log.new_lock()
 
     def next_id(self) -> int:
         return self._log.new_key()
@@ -97,7 +99,7 @@ class SpoolStore:
     def settle(self, message_id: int, state: State | None, report: NewMessage | None) -> None:
         reports = [] if report is None else [_put(report)]
         if state is None:
-            self._write([spool.Drop(message_id), *reports], wait=False)
+            self._write([_new(spool.Drop, (message_id,)), *reports], wait=False)
             return
         with _translated():
             # In the file at once: what is noted of the message's other parts must come after it,
@@ -111,7 +113,7 @@ class SpoolStore:
     def note(self, message_id: int, state: State) -> None:
         """One write for all who are ready in the same turn of the loop, by the first of them to
         have his next one."""
-        record = spool.Amend(message_id, encode_state(state))
+        record = _new(spool.Amend, (message_id, encode_state(state)))
         with self._lock:
             notes = self._notes
             notes.records.append(record)
@@ -119,7 +121,7 @@ class SpoolStore:
         with self._lock:
             writes = notes is self._notes
             if writes:
-                self._notes = _Notes()
+                self._notes = _Notes(self._log.new_event())
         try:
             if writes:
                 notes.write(self._log)
@@ -194,4 +196,4 @@ def _decoded(batch: Iterable[tuple[int, bytes]]) -> list[tuple[int, State]]:
 
 def _put(new: NewMessage) -> spool.Put:
     head, state = encode_message(new.message), encode_state(new.state)
-    return spool.Put(new.message.id, state, head, new.content, new.pieces)
+    return _new(spool.Put, (new.message.id, state, head, new.content, new.pieces))

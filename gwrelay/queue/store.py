@@ -236,7 +236,8 @@ def first_state(message: Message, sender: int = 0) -> State:
     """One part for each destination, all of them due at once."""
     recipients, now = message.envelope.recipients, message.arrived_at
     if len(recipients) == 1:
-        parts: tuple[Open, ...] = (Open(recipients[0].domain, _FIRST_ALONE, 0, now),)
+        alone = recipients[0].domain, _FIRST_ALONE, 0, now, "", None, False
+        parts: tuple[Open, ...] = (_new(Open, alone),)
     else:
         by_destination: dict[str, list[int]] = {}
         for n, recipient in enumerate(recipients):

@@ -148,9 +148,9 @@ class Transfer:
     def _transaction(self, message: Message, batch: Sequence[int]) -> Transaction:
         envelope = message.envelope
         recipients = [envelope.recipients[n] for n in batch]
-        return Transaction(
-            envelope, recipients, message.size_bytes, self._mail.get_content(message.id)
-        )
+        content = self._mail.get_content(message.id)
+        # A NamedTuple from all its fields: calling the class is Python of its own.
+        return tuple.__new__(Transaction, (envelope, recipients, message.size_bytes, content))
 
     def _before_dot(self, accepted: int) -> Transaction | None:
         """A StoreFailed keeps the dot from being sent."""
