@@ -58,6 +58,9 @@ _new = tuple.__new__
 #: delivered at once is never read back from disk.
 RESIDENT_BYTES = 64 * 1024 * 1024
 
+#: Bytes of content that is read at once when its attempt begins; more is read as it goes out.
+_READ_BACK_BYTES = 256 * 1024
+
 #: Seconds to leave a failing disk alone before what is on it is wanted again.
 _DISK_RETRY_S = 60.0
 
@@ -418,10 +421,16 @@ class Queue:
 
     # -- what is being relayed -----------------------------------------------------------
 
-    def get_message(self, message_id: int) -> Message:
-        """Raises StoreFailed when it cannot be read back."""
+    def get_message(self, message_id: int, *, keeps_content: bool = False) -> Message:
+        """With `keeps_content` an attempt begins: what is read from disk for it stays in memory
+        until it ends.  Raises StoreFailed when it cannot be read back."""
         kept = self._resident.get(message_id)
-        return kept.message if kept else self._store.message(message_id)
+        if kept:
+            return kept.message
+        message = self._store.message(message_id)
+        if keeps_content and message.size_bytes <= min(_READ_BACK_BYTES, self._resident.left_bytes):
+            self._keep_again(message)
+        return message
 
     def get_envelope(self, message_id: int) -> Envelope:
         return self.get_message(message_id).envelope
@@ -548,6 +557,18 @@ class Queue:
         self._store.close()
 
     # -- inside --------------------------------------------------------------------------
+
+    def _keep_again(self, message: Message) -> None:
+        """As from accept to the first attempt.  Else its head would be read once more for the
+        settlement, its content for the transaction, and its state at each step."""
+        try:
+            content = b"".join(self._store.content(message.id))
+        except StoreFailed:
+            return  # to be said to who sends it
+        with self._lock:
+            state = self._store.state(message.id)
+            if state is not None and self._resident.get(message.id) is None:
+                self._resident.keep(message, content, state)
 
     def _load_list(self) -> None:
         with self._lock:

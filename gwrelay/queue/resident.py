@@ -27,16 +27,17 @@ class Resident:
     """At most `budget_bytes` of content."""
 
     def __init__(self, budget_bytes: int) -> None:
-        self._left_bytes = budget_bytes
+        #: Of the budget.
+        self.left_bytes = budget_bytes
         self._not_for_bounces_bytes = budget_bytes - budget_bytes // _BOUNCES_SHARE
         self._kept: dict[int, Kept] = {}
         #: None for what is not here.  Asked six times for each delivery: no method of ours.
         self.get: Callable[[int], Kept | None] = self._kept.get
 
     def keep(self, message: Message, content: bytes, state: State) -> None:
-        left_bytes = self._left_bytes - len(content)
+        left_bytes = self.left_bytes - len(content)
         if left_bytes >= (self._not_for_bounces_bytes if state.is_bounce else 0):
-            self._left_bytes = left_bytes
+            self.left_bytes = left_bytes
             self._kept[message.id] = _new(Kept, (message, content, state))
 
     def amend(self, message_id: int, state: State) -> None:
@@ -45,4 +46,4 @@ class Resident:
 
     def drop(self, message_id: int) -> None:
         if kept := self._kept.pop(message_id, None):
-            self._left_bytes += len(kept.content)
+            self.left_bytes += len(kept.content)

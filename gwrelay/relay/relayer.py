@@ -131,7 +131,7 @@ class ManagedRelayerMixin:
         if not self.attempts.take(delivery):
             return
         try:
-            message = self._mail.get_message(delivery.message_id)
+            message = self._mail.get_message(delivery.message_id, keeps_content=True)
         except StoreFailed as error:
             self.attempts.notify_failure(self, delivery, spool_failed(delivery.recipients, error))
             return

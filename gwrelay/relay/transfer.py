@@ -26,7 +26,7 @@ from gwrelay.smtp.transaction import Transaction
 class Mail(Protocol):
     """Where messages are read: the Queue, as far as a relayer needs it."""
 
-    def get_message(self, message_id: int) -> Message: ...
+    def get_message(self, message_id: int, *, keeps_content: bool = False) -> Message: ...
     def get_content(self, message_id: int) -> Iterable[bytes]: ...
 
 
@@ -170,7 +170,7 @@ class Transfer:
         if self._candidate is None or not self.sessions.suits(self._candidate, delivery):
             return None
         try:
-            message = self._mail.get_message(delivery.message_id)
+            message = self._mail.get_message(delivery.message_id, keeps_content=True)
             batch = delivery.recipients[: self._settings.recipients_per_message]
             sending = self._transaction(message, batch)
         except StoreFailed:

@@ -951,6 +951,76 @@ def test_mail_put_off_for_a_dead_host_gives_its_memory_back(
     assert store.reads == 1
 
 
+def test_what_an_attempt_reads_back_stays_in_memory_until_it_ends(
+    store: CountingStore, clock: SetClock
+) -> None:
+    Queue(store, clock=clock).add_message(envelope("b@b.test"), CONTENT)
+    queue = Queue(store, retry=POLICY, resident_bytes=len(CONTENT), clock=clock)
+    for told in (DEFERRED, DELIVERED):
+        delivery = take(queue)["b.test"]
+        store.reads = 0
+        assert queue.get_message(delivery.message_id, keeps_content=True).id == delivery.message_id
+        assert store.reads == 1
+        store.fails |= {"message", "content"}
+        assert b"".join(queue.get_content(delivery.message_id)) == CONTENT
+        queue.note_in_doubt(delivery, Host("mx.test", "192.0.2.1"))
+        assert queue.settle(delivery, {0: told}).message is not None
+        store.fails.clear()
+        clock.now += 10_000
+    # Its memory is free again.
+    fresh = queue.add_message(envelope("b@b.test"), CONTENT)
+    store.reads = 0
+    assert b"".join(queue.get_content(fresh)) == CONTENT
+    assert store.reads == 0
+
+
+def test_reading_back_twice_takes_memory_once(store: CountingStore, clock: SetClock) -> None:
+    Queue(store, clock=clock).add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    queue = Queue(store, retry=POLICY, resident_bytes=2 * len(CONTENT), clock=clock)
+    taken = take(queue)
+    inside: list[int] = []
+
+    class Twice(CountingStore):
+        """Whose reader is overtaken by another one for the other part."""
+
+        def content(self, message_id: int) -> Iterator[bytes]:
+            if not inside:
+                inside.append(message_id)
+                queue.get_message(message_id, keeps_content=True)
+            return super().content(message_id)
+
+    store.__class__ = Twice
+    queue.get_message(taken["b.test"].message_id, keeps_content=True)
+    for delivery in taken.values():
+        settle(queue, delivery, DELIVERED)
+    store.reads = 0
+    for n in range(2):
+        queue.get_content(queue.add_message(envelope(f"{n}@b.test"), CONTENT))
+    assert store.reads == 0
+
+
+def test_content_that_cannot_be_read_back_does_not_hide_its_message(
+    store: CountingStore, clock: SetClock
+) -> None:
+    Queue(store, clock=clock).add_message(envelope("b@b.test"), CONTENT)
+    queue = Queue(store, retry=POLICY, clock=clock)
+    delivery = take(queue)["b.test"]
+    store.fails.add("content")
+    assert queue.get_message(delivery.message_id, keeps_content=True).id == delivery.message_id
+    with pytest.raises(StoreFailed):
+        queue.get_content(delivery.message_id)
+
+
+@pytest.mark.parametrize("budget", [0, len(CONTENT) - 1])
+def test_what_finds_no_room_is_read_when_it_goes_out(
+    store: CountingStore, clock: SetClock, budget: int
+) -> None:
+    Queue(store, clock=clock).add_message(envelope("b@b.test"), CONTENT)
+    queue = Queue(store, retry=POLICY, resident_bytes=budget, clock=clock)
+    queue.get_message(take(queue)["b.test"].message_id, keeps_content=True)
+    assert store.reads == 0
+
+
 def test_done_gives_the_memory_back(store: CountingStore, clock: SetClock) -> None:
     queue = Queue(store, resident_bytes=len(CONTENT), clock=clock)
     queue.done(queue.add_message(envelope("b@b.test"), CONTENT))

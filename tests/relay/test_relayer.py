@@ -821,7 +821,7 @@ def test_what_went_along_for_one_message_carries_no_other(peer: Peer, count: int
     store = LosesOne()
     rig = Rig(peer, store=store, limit=1, idle_timeout_s=10.0 if count == 3 else 0.0)
     rig.add(*many(count))
-    rig.restart()
+    rig.restart(resident_bytes=0)
     deliveries = rig.queue.get_waiting()
     store.target = deliveries[2].message_id
     started = time.monotonic()
@@ -1039,7 +1039,7 @@ def _read_from(store: MemoryStore, *peers: Peer) -> Rig:
     """A rig with one message, which is read back from `store`."""
     rig = Rig(*peers, store=store)
     rig.add(envelope("x@b.test"))
-    rig.restart()
+    rig.restart(resident_bytes=0)
     return rig
 
 
@@ -1117,7 +1117,7 @@ def test_what_is_known_counts_when_a_bug_ends_the_relayer(peer: Peer) -> None:
     store = BreaksLater()
     rig = Rig(peer, store=store, recipients_per_message=2)
     rig.add(to("a", "b", "c"))
-    rig.restart()
+    rig.restart(resident_bytes=0)
     with pytest.raises(Bug):
         rig.run(rig.queue.get_waiting())
     assert rig.ends[0].kinds == ["delivered", "delivered", "deferred"]

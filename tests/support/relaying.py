@@ -13,7 +13,7 @@ from gwrelay.mx.denied import Denied
 from gwrelay.mx.exchanges import Exchange, Rules
 from gwrelay.mx.policy import MXPolicy
 from gwrelay.queue.delivery import Delivery
-from gwrelay.queue.mailqueue import Queue, Settled
+from gwrelay.queue.mailqueue import RESIDENT_BYTES, Queue, Settled
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import RetryPolicy
 from gwrelay.queue.store import Store
@@ -67,8 +67,21 @@ def nobody_listens() -> Place:
     return found
 
 
-def new_queue(store: Store, clock: Callable[[], float], retry: RetryPolicy = RETRY) -> Queue:
-    return Queue(store, retry=retry, hostname="gw.test", clock=clock, chance=lambda: 0.5)
+def new_queue(
+    store: Store,
+    clock: Callable[[], float],
+    retry: RetryPolicy = RETRY,
+    *,
+    resident_bytes: int = RESIDENT_BYTES,
+) -> Queue:
+    return Queue(
+        store,
+        retry=retry,
+        hostname="gw.test",
+        resident_bytes=resident_bytes,
+        clock=clock,
+        chance=lambda: 0.5,
+    )
 
 
 def new_calculator(resolver: TableResolver, clock: Callable[[], float]) -> MXCalculator:
@@ -109,9 +122,10 @@ class Rig:
         self.unreached: list[Outcome] = []
         self.done: list[ManagedRelayerMixin] = []
 
-    def restart(self) -> None:
-        """A new queue on what the store has."""
-        self.queue = new_queue(self.store, self.clock)
+    def restart(self, resident_bytes: int = RESIDENT_BYTES) -> None:
+        """A new queue on what the store has.  With 0 `resident_bytes` it reads all content while
+        that goes out."""
+        self.queue = new_queue(self.store, self.clock, resident_bytes=resident_bytes)
 
     def new_attempts(self) -> AttemptManager:
         return AttemptManager(
