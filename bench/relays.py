@@ -134,12 +134,16 @@ class GatewayRelay(Relay):
             self._gateway.check()
 
     def flush(self) -> None:
-        for path in workers_at(self._control).values():
-            # What it has not loaded yet would not hear of it.
-            while not ask(path, "status").result["loaded"]:
-                self.check()
-                gevent.sleep(_POLL_S)
-            ask(path, "queue retry", words=[], everything=True, dry_run=False)
+        paths = workers_at(self._control).values()
+        gevent.joinall([gevent.spawn(self._flush, path) for path in paths], raise_error=True)
+
+    def _flush(self, path: str) -> None:
+        """One worker: the others have their own to do meanwhile."""
+        # What it has not loaded yet would not hear of it.
+        while not ask(path, "status").result["loaded"]:
+            self.check()
+            gevent.sleep(_POLL_S)
+        ask(path, "queue retry", words=[], everything=True, dry_run=False)
 
     def stop(self) -> None:
         if self._gateway is not None:
