@@ -207,7 +207,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         SPOOL, "compact-rate", RATE, "50M/s", "Read no more than this for compaction.")]
     resident_bodies_bytes: Annotated[int, Setting(
         SPOOL, "resident-bodies", size("0", "64G"), "64M",
-        "Memory for content until its first attempt; past it, content is read back.")]
+        "Memory for content until its first attempt, and during others; past it, it is read back.")]
 
     concurrency: Annotated[int, Setting(
         POOL, "concurrency", count(), "2000", "Most sessions to next hops at a time.")]
