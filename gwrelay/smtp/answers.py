@@ -15,6 +15,7 @@ GO_AHEAD = Reply(354, "", "end content with <CRLF>.<CRLF>")
 CANNOT_VERIFY = Reply(252, "2.0.0", "not verified, but mail for it is tried")
 HELP = Reply(214, "2.0.0", "RFC 5321: EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT")
 BYE = Reply(221, "2.0.0", "bye")
+GO_AHEAD_WITH_TLS = Reply(220, "2.0.0", "ready for TLS")
 
 # Lines that are no command.
 UNKNOWN = Reply(500, "5.5.1", "command not known")
@@ -29,6 +30,7 @@ NESTED_MAIL = Reply(503, "5.5.1", "a transaction is already open")
 MAIL_FIRST = Reply(503, "5.5.1", "need MAIL first")
 NO_RECIPIENTS = Reply(554, "5.5.1", "no valid recipients")
 GONE_ASTRAY = Reply(503, "5.5.1", "sent before the reply to DATA or BDAT: only QUIT now")
+UNDER_TLS = Reply(503, "5.5.1", "TLS is on already")
 NO_ARGUMENT = Reply(501, "5.5.4", "this command takes no argument")
 ARGUMENT_MISSING = Reply(501, "5.5.4", "this command needs an argument")
 
@@ -45,9 +47,9 @@ TOO_MANY_HOPS = Reply(554, "5.4.6", "too many hops: mail loop")
 
 
 @lru_cache(maxsize=16)
-def ehlo(hostname: str, max_message_size: int) -> Reply:
+def ehlo(hostname: str, max_message_size: int, *, starttls: bool) -> Reply:
     """Without statuses, like every reply to EHLO and HELO (RFC 2034 4)."""
-    lines = (
+    lines = [
         hostname,
         "PIPELINING",
         f"SIZE {max_message_size}",
@@ -55,5 +57,7 @@ def ehlo(hostname: str, max_message_size: int) -> Reply:
         "SMTPUTF8",
         "ENHANCEDSTATUSCODES",
         "DSN",
-    )
+    ]
+    if starttls:
+        lines.append("STARTTLS")
     return Reply(250, "", "\n".join(lines))

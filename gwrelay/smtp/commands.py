@@ -26,7 +26,7 @@ MAX_SANE_LINE_BYTES = 2048
 
 #: SMTP knows them, this server does not offer them.
 NOT_OFFERED_VERBS = frozenset(
-    b"ATRN AUTH BDAT BURL ETRN EXPN SAML SEND SOML STARTTLS TURN XCLIENT XFORWARD".split()
+    b"ATRN AUTH BDAT BURL ETRN EXPN SAML SEND SOML TURN XCLIENT XFORWARD".split()
 )
 #: Other protocols begin like this; a POST can have a whole SMTP dialogue inside.
 _FOREIGN_VERBS = frozenset(

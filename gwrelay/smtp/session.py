@@ -7,7 +7,7 @@ Only CRLF ends a line and only CRLF.CRLF ends content (RFC 5321 2.3.8, 4.1.1.4).
 a bare CR or LF is one bad command, never two commands.
 
 Extensions: PIPELINING (2920), SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531),
-ENHANCEDSTATUSCODES (2034), DSN (3461).
+ENHANCEDSTATUSCODES (2034), DSN (3461), and STARTTLS (3207) where the policy offers it.
 """
 
 from collections.abc import Callable
@@ -58,6 +58,8 @@ class Policy(NamedTuple):
     max_errors: int = 20
     #: NOOP, RSET, VRFY, HELP and EHLO without bringing a message (Postfix: 100).
     max_junk: int = 100
+    #: There is a certificate: STARTTLS can be obeyed.
+    offers_tls: bool = False
 
 
 class Piece(NamedTuple):
@@ -84,8 +86,8 @@ Event = Piece | Submission | Discard
 
 # States.  In the first five the session reads command lines; _TABLE has a column for each.
 # ASTRAY: the client pipelined bytes behind a DATA or BDAT that was refused, so what comes
-# may be content, and content must not be obeyed.
-START, READY, MAIL, RCPT, ASTRAY, CONTENT, ANSWER, CLOSED = range(8)
+# may be content, and content must not be obeyed.  HANDSHAKE: nothing is SMTP until secured().
+START, READY, MAIL, RCPT, ASTRAY, CONTENT, ANSWER, HANDSHAKE, CLOSED = range(9)
 
 _NO_MAIL = MailCommand("")
 
@@ -115,6 +117,7 @@ class Session:
         #: The name the client gave itself; "" before EHLO or HELO.
         self.helo = ""
         self._with = "SMTP"
+        self._is_secure = False
         self._state = START
         # What was received and not yet read; commands are read from offset _at.
         self._buffer = b""
@@ -132,7 +135,9 @@ class Session:
     @property
     def protocol(self) -> str:
         """The word after "with" in the Received field (RFC 3848, RFC 6531 4.3)."""
-        return "UTF8SMTP" if self._mail.smtputf8 else self._with
+        word = "UTF8SMTP" if self._mail.smtputf8 else self._with
+        # There is no word for a HELO under TLS.
+        return f"{word}S" if self._is_secure and word != "SMTP" else word
 
     @property
     def closing(self) -> bool:
@@ -145,12 +150,30 @@ class Session:
         return self._state == CONTENT
 
     @property
+    def awaits_tls(self) -> bool:
+        """Once output() is sent, all bytes are TLS's until secured()."""
+        return self._state == HANDSHAKE
+
+    @property
     def idle(self) -> bool:
         """No transaction is open: a 421 now costs nobody anything."""
-        return self._state in (START, READY, ASTRAY, CLOSED)
+        return self._state in (START, READY, ASTRAY, HANDSHAKE, CLOSED)
 
     def greet(self) -> None:
         self._say(Reply(220, "", f"{self._policy.hostname} ESMTP"))
+
+    def secured(self) -> None:
+        """What is received and said from now on is under TLS.
+
+        The client begins anew: nothing that it said in the clear counts, since anybody may have
+        said it (RFC 3207 4.2); but its errors stay counted.
+        """
+        if self._state != CLOSED:
+            self._is_secure = True
+            self.helo = ""
+            self._with = "SMTP"
+            self._reset()
+            self._state = START
 
     def give_up(self, reply: Reply) -> None:
         """End the session from our side: `reply` (a 421), then close.  Void once closing.
@@ -175,7 +198,7 @@ class Session:
         What follows a Submission is kept until answer(), so the caller should not read
         more from the client before.
         """
-        if self._state == CLOSED:
+        if self._state >= HANDSHAKE:
             return []
         self._buffer = self._buffer + chunk if self._buffer else chunk
         return self._read_on()
@@ -277,7 +300,13 @@ class Session:
 
     def _ehlo(self, argument: bytes) -> None:
         self._hello(
-            argument, "ESMTP", answers.ehlo(self._policy.hostname, self._policy.max_message_size)
+            argument,
+            "ESMTP",
+            answers.ehlo(
+                self._policy.hostname,
+                self._policy.max_message_size,
+                starttls=self._policy.offers_tls and not self._is_secure,
+            ),
         )
 
     def _helo(self, argument: bytes) -> None:
@@ -348,6 +377,24 @@ class Session:
             self._reset()
         self._without_mail(answers.OK)
 
+    def _starttls(self, argument: bytes) -> None:
+        if not self._policy.offers_tls:
+            self._refuse(answers.NOT_OFFERED)
+        elif self._is_secure:
+            self._refuse(answers.UNDER_TLS)
+        elif self._state == START:
+            self._refuse(HELLO_FIRST)
+        elif self._state != READY:
+            self._refuse(NESTED_MAIL)
+        elif argument:
+            self._refuse(answers.NO_ARGUMENT)
+        else:
+            self._say(answers.GO_AHEAD_WITH_TLS)
+            self._state = HANDSHAKE
+            # What came along behind is not from under TLS, whoever sent it (CVE-2011-0411).
+            self._buffer = b""
+            self._at = 0
+
     def _noop(self, argument: bytes) -> None:
         self._without_mail(answers.OK)
 
@@ -380,6 +427,7 @@ class Session:
         b"VRFY": (_vrfy,       _vrfy,      _vrfy,         _vrfy,       GONE_ASTRAY),
         b"HELP": (_help,       _help,      _help,         _help,       GONE_ASTRAY),
         b"QUIT": (_quit,       _quit,      _quit,         _quit,       _quit),
+        b"STARTTLS": (_starttls, _starttls, _starttls,    _starttls,   GONE_ASTRAY),
     }
     # fmt: on
 
