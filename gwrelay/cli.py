@@ -98,7 +98,8 @@ def serve(
 ) -> Callable[[], int]:
     """Run the relay.
 
-    Runs until SIGTERM or SIGINT; SIGHUP reopens the log and the events.  To begin with:
+    Runs until SIGTERM or SIGINT; SIGHUP reopens the log and the events, and reads the certificate
+    for clients again.  To begin with:
 
     gwrelay serve --spool DIR --listen 127.0.0.1:2525 --hostname gw.example.com
     """
@@ -156,6 +157,7 @@ def check_config(
     try:
         loaded = load_settings(config, given)
         importlib.import_module("gwrelay.outbound").build_security(loaded.settings)
+        importlib.import_module("gwrelay.certificate").read_certificate(loaded.settings)
     except ConfigError as error:
         if not as_json:
             raise

@@ -19,6 +19,7 @@ from gwrelay.notation import (
     Endpoint,
     FreeSpace,
     HostRule,
+    ListenAddress,
     Network,
     SmartHost,
     read_address,
@@ -29,6 +30,7 @@ from gwrelay.notation import (
     read_free_space,
     read_host_rules,
     read_hostname,
+    read_listen_address,
     read_listener,
     read_network,
     read_pace,
@@ -127,6 +129,13 @@ FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, o
 LISTENERS = Kind(
     "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
 )
+LISTEN_ADDRESSES = Kind(
+    "[tls:]HOST:PORT",
+    read_listen_address,
+    "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525, or tls:HOST:PORT",
+    "",
+    True,
+)
 SMART_HOSTS = Kind(
     "[tls:]HOST[:PORT]",
     read_smart_host,
@@ -177,12 +186,19 @@ class Setting(NamedTuple):
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings, checked.  Names end in their unit: _s seconds, _bytes, _share 0..1."""
 
-    listen: Annotated[tuple[Endpoint, ...], Setting(
-        INTAKE, "listen", LISTENERS, "127.0.0.1:2525", "Accept mail on this address.")]
+    listen: Annotated[tuple[ListenAddress, ...], Setting(
+        INTAKE, "listen", LISTEN_ADDRESSES, "127.0.0.1:2525",
+        "Accept mail on this address.  With tls: before it, or on port 465, clients speak TLS from "
+        "the first byte there.")]
     hostname: Annotated[str, Setting(
         INTAKE, "hostname", HOSTNAME, None, "Our name in banners, EHLO and Received fields.")]
     relay_from: Annotated[tuple[Network, ...], Setting(
         INTAKE, "relay-from", NETWORKS, "127.0.0.0/8,::1/128", "Relay for these clients only.")]
+    tls_cert: Annotated[str, Setting(
+        INTAKE, "tls-cert", FILE, "",
+        "Offer TLS to clients with the certificate in this file, and those that vouch for it.")]
+    tls_key: Annotated[str, Setting(
+        INTAKE, "tls-key", FILE, "", "The key of --tls-cert, mode 0600.")]
     max_message_size_bytes: Annotated[int, Setting(
         INTAKE, "max-message-size", size("1", "2G"), "50M", "Largest message, said in SIZE.")]
     max_recipients: Annotated[int, Setting(
@@ -327,7 +343,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         "With 'may': mail that has waited 5m goes in the clear to a host whose TLS is broken.",
         True)]
     tls_min: Annotated[str, Setting(
-        TLS, "tls-min", choice("1.2", "1.3"), "1.2", "Oldest version of TLS to speak.")]
+        TLS, "tls-min", choice("1.2", "1.3"), "1.2",
+        "Oldest version of TLS to speak, with next hops and with clients.")]
     tls_ca: Annotated[str, Setting(
         TLS, "tls-ca", FILE, "", "Trust the certificates in this file, not the system's.")]
     tls_broken_ttl_s: Annotated[float, Setting(
@@ -401,6 +418,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: By destination: those of these fields that have another value there.
     destinations: Mapping[str, Mapping[str, Any]] = {}
 # fmt: on
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Where clients come to, in the order of `listen`."""
+        return [address.endpoint for address in self.listen]
 
     def for_destination(self, field: str, destination: str) -> Any:
         return self.destinations.get(destination, {}).get(field, getattr(self, field))
@@ -634,7 +656,7 @@ def _read(setting: Setting, given: Given) -> Any:
 def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]:
     """What is wrong though each value alone is right."""
     found = []
-    fixed = [endpoint for endpoint in settings.listen if endpoint.port]
+    fixed = [endpoint for endpoint in settings.endpoints if endpoint.port]
     for endpoint in sorted(set(fixed)):
         if fixed.count(endpoint) > 1:
             found.append(f"{given['listen'].origin}: {endpoint} is there twice; give it once")
@@ -642,6 +664,15 @@ def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]
             found.append(
                 f"{given['smarthost'].origin}: {endpoint} is where this gateway listens; "
                 "name another next hop, or mail would go round in circles"
+            )
+    for field, other in (("tls-cert", "tls-key"), ("tls-key", "tls-cert")):
+        if given[field].parts and not given[other].parts:
+            found.append(f"{given[field].origin}: is nothing without --{other}; give both, or none")
+    for address in settings.listen:
+        if address.implicit_tls and not settings.tls_cert:
+            found.append(
+                f"{given['listen'].origin}: {address} is for TLS alone, and there is no "
+                "certificate; name it with --tls-cert and --tls-key"
             )
     if settings.mx_ttl_min_s > settings.mx_ttl_max_s:
         low, high = given["mx-ttl-min"], given["mx-ttl-max"]

@@ -140,8 +140,9 @@ class EventLog:
         self._failing = True
 
 
-def accepted(message: Message, client: str, *, dsn_of: int = 0) -> Event:
-    """`client` is the address it came from, "" for what we made ourselves."""
+def accepted(message: Message, client: str, tls: str = "", *, dsn_of: int = 0) -> Event:
+    """`client` is the address it came from, "" for what we made ourselves; `tls` version and cipher
+    that it came under."""
     event: Event = {
         "time": message.arrived_at,
         "event": "accepted",
@@ -150,6 +151,7 @@ def accepted(message: Message, client: str, *, dsn_of: int = 0) -> Event:
         "recipients": [recipient.address for recipient in message.envelope.recipients],
         "size": message.size_bytes,
         "client": client,
+        "tls": tls,
     }
     if dsn_of:
         event["dsn_of"] = message_name(dsn_of)

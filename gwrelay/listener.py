@@ -17,6 +17,7 @@ from typing import NamedTuple
 import gevent
 from gevent.server import StreamServer
 
+from gwrelay.certificate import Certificate
 from gwrelay.errors import StoreFailed, StoreFull
 from gwrelay.message.envelope import Envelope, Message
 from gwrelay.message.reply import Reply
@@ -27,6 +28,7 @@ from gwrelay.processes.ports import endpoint_of
 from gwrelay.queue.draft import Draft
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.smtp.session import Discard, Event, Piece, Policy, Session, Submission
+from gwrelay.smtp.tls import TlsSocket, failure
 from gwrelay.waiting import Patience
 
 logger = logging.getLogger(__name__)
@@ -68,8 +70,10 @@ class Doors(NamedTuple):
     column: Column
     #: Asked at each MAIL; a Reply refuses the message.
     intake: Callable[[], Reply | None]
-    #: Told of each message accepted, and of the client's address.
-    accepted: Callable[[Message, str], None]
+    #: Told of each message accepted, of the client's address, and of its TLS ("" is none).
+    accepted: Callable[[Message, str, str], None]
+    #: None: clients have no TLS.
+    certificate: Certificate | None = None
 
 
 class _Door(StreamServer):  # type: ignore[misc]
@@ -106,8 +110,11 @@ class _Door(StreamServer):  # type: ignore[misc]
 class Listener:
     """Accepts clients at one address."""
 
-    def __init__(self, port: socket.socket, queue: Queue, doors: Doors) -> None:
-        """`port` listens already."""
+    def __init__(
+        self, port: socket.socket, queue: Queue, doors: Doors, *, implicit_tls: bool = False
+    ) -> None:
+        """`port` listens already; `implicit_tls` as in ListenAddress."""
+        self._implicit_tls = implicit_tls
         self._queue = queue
         self._doors = doors
         self._clients: set[Client] = set()
@@ -148,7 +155,8 @@ class Listener:
         column = self._doors.column
         try:
             if column.everybodys_clients > self._doors.max_connections:
-                _send_and_close(sock, TOO_MANY.encode())
+                # Under TLS it would cost what there is too little of.
+                _send_and_close(sock, b"" if self._implicit_tls else TOO_MANY.encode())
             else:
                 self._converse(sock, _plain_address(peer[0]))
         finally:
@@ -159,7 +167,7 @@ class Listener:
         client = Client(sock, address, self._queue, self._doors, may_relay=may_relay)
         self._clients.add(client)
         try:
-            client.serve()
+            client.serve(implicit_tls=self._implicit_tls)
         except OSError as error:
             logger.debug("%s: %s", address, error)
         except Exception:
@@ -179,6 +187,11 @@ class Client:
     ) -> None:
         """`may_relay` is what its `address` allows."""
         self._sock = sock
+        self._tls: TlsSocket | None = None
+        #: Version and cipher; "" in the clear.
+        self._protection = ""
+        #: A greenlet is in the middle of a handshake, or of what it has to say.
+        self._is_within_tls = False
         # Neither recv() nor send() waits: see Patience, and _flush().
         sock.settimeout(0.0)
         self._patience = Patience(sock)
@@ -191,9 +204,11 @@ class Client:
         self._refusal: Reply | None = None
         self._stopping = False
 
-    def serve(self) -> None:
+    def serve(self, *, implicit_tls: bool = False) -> None:
         """The whole session, to its end."""
         session = self._session
+        if implicit_tls and not self._secure():
+            return
         session.greet()
         self._flush()
         deadline = self._new_deadline()
@@ -208,6 +223,8 @@ class Client:
                 return
             self._take(session.receive(chunk))
             if self._flush():
+                if session.awaits_tls and not self._secure():
+                    return
                 deadline, content_bytes, content_began = self._new_deadline(), 0, time.monotonic()
             elif session.in_content:
                 content_bytes += len(chunk)
@@ -224,13 +241,16 @@ class Client:
         """Close with `reply`; whoever is reading from this client sees the end of it."""
         self._session.give_up(reply)
         try:
-            self._flush()
+            if not self._is_within_tls:
+                self._flush()
+                self._say_goodbye()
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError as error:
             logger.debug("%s: %s", self._address, error)
 
     def close(self) -> None:
         self._abandon()
+        self._say_goodbye()
         self._patience.close()
         self._sock.close()
 
@@ -239,23 +259,30 @@ class Client:
 
     def _receive(self, deadline: float) -> bytes:
         """What the client sends before `deadline`, however slowly; b"" at its end."""
-        # Wait first: nearly always nothing has come yet, and an exception takes longer to say so.
-        # What is there though its time is over, because we had none ourselves, is taken.
-        while self._patience(deadline - time.monotonic()) or self._patience.has_come():
+        # In the clear, wait first: nearly always nothing has come yet, and an exception takes longer
+        # to say so.  Under TLS more may have come with what was read last.
+        source, waits = (self._sock, True) if self._tls is None else (self._tls, False)
+        while True:
+            # What is there though its time is over, because we had none ourselves, is taken.
+            if waits and not self._patience(deadline - time.monotonic()):
+                if not self._patience.has_come():
+                    self.end(TIMED_OUT)
+                    return b""
             try:
-                return self._sock.recv(RECEIVE_BYTES)
+                return source.recv(RECEIVE_BYTES)
             except BlockingIOError:
-                continue
+                waits = True
             except ConnectionError:
                 return b""
-        self.end(TIMED_OUT)
-        return b""
 
     def _flush(self) -> bool:
         """Send what the session has to say; whether there was anything."""
         output = self._session.output()
         if not output:
             return False
+        if self._tls is not None:
+            self._send_sealed(self._tls, output)
+            return True
         try:
             # As in smtp/connection.py: gevent's sendall() costs a system call more.
             sent = self._sock.send(output)
@@ -269,6 +296,40 @@ class Client:
             finally:
                 self._sock.settimeout(0.0)
         return True
+
+    def _secure(self) -> bool:
+        """Put TLS between us and the client; False when that came to nothing."""
+        certificate = self._doors.certificate
+        if certificate is None:
+            raise ValueError("TLS without a certificate")
+        tls = TlsSocket(self._sock, certificate.context)
+        tls.settimeout(self._doors.client_timeout_s)
+        self._is_within_tls = True
+        try:
+            tls.handshake()
+        except OSError as error:
+            if not self._session.closing:
+                logger.info("%s: no TLS: %s", self._address, failure(error))
+            return False
+        finally:
+            self._is_within_tls = False
+        tls.settimeout(0.0)
+        self._tls, self._protection = tls, tls.protection
+        self._session.secured()
+        return True
+
+    def _send_sealed(self, tls: TlsSocket, output: bytes) -> None:
+        tls.settimeout(self._doors.client_timeout_s)
+        self._is_within_tls = True
+        try:
+            tls.sendall(output)
+        finally:
+            self._is_within_tls = False
+            tls.settimeout(0.0)
+
+    def _say_goodbye(self) -> None:
+        if self._tls is not None and not self._is_within_tls:
+            self._tls.say_goodbye()
 
     def _take(self, events: list[Event]) -> None:
         """Obey what the session made of the client's bytes, in order."""
@@ -302,7 +363,7 @@ class Client:
                 self._refusal = self._refused(error)
             else:
                 self._draft = None
-                self._doors.accepted(message, self._address)
+                self._doors.accepted(message, self._address, self._protection)
                 return _new(Reply, (250, "2.0.0", f"Ok: queued as {draft.name}"))
         refusal = self._refusal
         self._abandon()

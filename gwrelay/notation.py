@@ -38,6 +38,21 @@ class SmartHost(NamedTuple):
         return f"{'tls:' if self.implicit_tls else ''}{Endpoint(self.host, self.port)}"
 
 
+class ListenAddress(NamedTuple):
+    """Where clients come to.  `implicit_tls`: they speak TLS from the first byte there."""
+
+    host: str
+    port: int
+    implicit_tls: bool = False
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.host, self.port)
+
+    def __str__(self) -> str:
+        return f"{'tls:' if self.implicit_tls else ''}{self.endpoint}"
+
+
 class FreeSpace(NamedTuple):
     """How much of a disk must stay free: a share of it (0..1) or `size_bytes`; the other is 0."""
 
@@ -185,6 +200,13 @@ def read_endpoint(text: str, port: int | None = None, lowest_port: int = 1) -> E
 def read_listener(text: str) -> tuple[Endpoint]:
     """Port 0 is for tests and demos: the system picks one."""
     return (read_endpoint(text, lowest_port=0),)
+
+
+def read_listen_address(text: str) -> tuple[ListenAddress]:
+    """[tls:]HOST:PORT, with port 465 as in read_smart_host(), and port 0 as in read_listener()."""
+    plain = text.removeprefix("tls:")
+    host, port = read_endpoint(plain, lowest_port=0)
+    return (ListenAddress(host, port, plain != text or port == IMPLICIT_TLS_PORT),)
 
 
 def read_smart_host(text: str) -> tuple[SmartHost]:

@@ -23,6 +23,7 @@ from gwrelay.admin.queueadmin import queue_handlers
 from gwrelay.admin.queueverbs import verb_handlers
 from gwrelay.admin.server import Admin, Handler
 from gwrelay.admin.suspendadmin import suspend_handlers
+from gwrelay.certificate import Certificate, read_certificate, shared
 from gwrelay.config import MOST_WORKERS, Settings, admin_path
 from gwrelay.diagnostics import reopen_log, start_log
 from gwrelay.errors import ConfigError, GatewayError, StoreFailed
@@ -153,12 +154,14 @@ class Service:
         )
         self._queue.on_warned = self._warned
         self._queue.recall = self._last_words.outcome_of
+        self._certificate = _certificate(settings, place)
         doors = Doors(
             Policy(
                 settings.hostname,
                 settings.max_message_size_bytes,
                 settings.max_recipients,
                 settings.max_hops,
+                offers_tls=self._certificate is not None,
             ),
             settings.relay_from,
             settings.client_timeout_s,
@@ -166,9 +169,13 @@ class Service:
             place.column,
             FreeSpaceGate(settings.spool, settings.min_free_space),
             self._accepted,
+            self._certificate,
         )
-        ports = [] if place.drains else place.ports
-        self._listeners = [Listener(port, self._queue, doors) for port in ports]
+        ports = [] if place.drains else zip(place.ports, settings.listen, strict=True)
+        self._listeners = [
+            Listener(port, self._queue, doors, implicit_tls=address.implicit_tls)
+            for port, address in ports
+        ]
         marks = None
         if place.shared is not None:
             marks = place.shared.marks(settings.mx_bad_time_s[1], time.time)
@@ -200,6 +207,7 @@ class Service:
         gc.collect()
         gc.freeze()
         self._admin.start()
+        self._reload_certificate()  # a signal to do so may have come too early for this process
         if self._listeners:
             self._place.column.open()
         for listener in self._listeners:
@@ -230,9 +238,15 @@ class Service:
         self._place.say_drained()
 
     def reopen_files(self, log: logging.Handler) -> None:
-        """SIGHUP: somebody renamed the log and the events, to keep them."""
+        """SIGHUP: somebody renamed the log and the events, to keep them, or has a new certificate
+        for us."""
         reopen_log(log)
         self.events.reopen()
+        self._reload_certificate()
+
+    def _reload_certificate(self) -> None:
+        if self._certificate is not None:
+            self._certificate.reload()
 
     def stop(self) -> None:
         """Stop accepting, finish what is in flight within --shutdown-max, lose nothing."""
@@ -316,11 +330,11 @@ class Service:
             ),
         }
 
-    def _accepted(self, message: Message, client: str) -> None:
+    def _accepted(self, message: Message, client: str, tls: str) -> None:
         self._metrics.accepted_messages += 1
         self._metrics.accepted_bytes += message.size_bytes
         if self.events:
-            self.events.write(events.accepted(message, client))
+            self.events.write(events.accepted(message, client, tls))
 
     def _warned(self, original: Message, report: Message, recipients: Collection[int]) -> None:
         self._metrics.reports += 1
@@ -350,6 +364,12 @@ class Service:
             if word == events.DELIVERED:
                 metrics.delay_s.observe(now - delivery.arrived_at)
         metrics.reports += settled.report is not None
+
+
+def _certificate(settings: Settings, place: Place) -> Certificate | None:
+    if place.certificate >= 0:
+        return shared(place.certificate, settings)
+    return read_certificate(settings)
 
 
 def _check_source(address: str) -> None:

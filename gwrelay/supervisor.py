@@ -62,15 +62,44 @@ def serve(settings: Settings, config: bytes | None, command: Command) -> int:
         log = start_log(settings.log, settings.log_level)
         top = spooldirectory.own_directory(settings.spool)
         held = spooldirectory.lock(top)
-    ports = open_ports(settings.listen, held.wait_s)
+    ports = open_ports(settings.endpoints, held.wait_s)
+    # As root where there is a --user: the key may be root's alone.
+    certificate = SharedCertificate(settings)
     with contextlib.ExitStack() as pages:
         for address in settings.metrics:
             pages.callback(_open_page(settings, address).close)
         raise_file_limit(settings)
         become(account)
-        supervisor = Supervisor(settings, top, ports, config, command, held.descriptor)
+        supervisor = Supervisor(
+            *(settings, top, ports, config, command, held.descriptor, certificate.descriptor)
+        )
+
+        def reopen() -> None:
+            reopen_log(log)
+            certificate.reload()
+
         with Signals() as signals:
-            return supervisor.run(signals, lambda: reopen_log(log))
+            return supervisor.run(signals, reopen)
+
+
+class SharedCertificate:
+    """What clients are shown, if anything, in memory that workers read.  Raises ConfigError."""
+
+    def __init__(self, settings: Settings) -> None:
+        #: As in Handover.
+        self.descriptor = -1
+        self._certificate: Any = None
+        if settings.tls_cert:
+            # Loaded where it is wanted.
+            self._tools = importlib.import_module("gwrelay.certificate")
+            self._certificate = self._tools.Certificate(settings)
+            self.descriptor = self._tools.share(self._certificate)
+
+    def reload(self) -> None:
+        """Read the files again; workers still have to be told."""
+        if self._certificate is not None:
+            self._certificate.reload()
+            self._tools.share_again(self.descriptor, self._certificate)
 
 
 def _open_page(settings: Settings, address: Endpoint) -> Any:
@@ -146,7 +175,8 @@ class _Post:
 
 
 class Supervisor:
-    """`ports` are open, and `lock` (a descriptor) holds the spool's directory `top`."""
+    """`ports` are open, and `lock` (a descriptor) holds the spool's directory `top`;
+    `certificate` as in Handover."""
 
     def __init__(
         self,
@@ -156,6 +186,7 @@ class Supervisor:
         config: bytes | None,
         command: Command,
         lock: int,
+        certificate: int,
     ) -> None:
         self._settings = settings
         self._top = top
@@ -179,6 +210,7 @@ class Supervisor:
             marks=new_marks(len(numbers)) if len(numbers) > 1 else -1,
             ports=tuple(port.fileno() for port in ports),
             config=None if config is None else unnamed_file(config),
+            certificate=certificate,
         )
         self._look_every_s = _LOOK_EVERY_S
         if settings.stall_max_s:

@@ -206,7 +206,7 @@ def test_effective_in_json_has_value_unit_and_origin(capsys):
         "written": "50M",
         "origin": "default",
     }
-    assert document["settings"]["listen"]["value"] == [["h", 25]]
+    assert document["settings"]["listen"]["value"] == [["h", 25, False]]
     assert document["settings"]["relay-from"]["value"] == ["127.0.0.0/8", "::1/128"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from gwrelay.config import NOT_GIVEN, SECTIONS, TABLE, Settings, admin_path, load
 from gwrelay.errors import ConfigError
 from gwrelay.mx.denied import DEFAULT_NETWORKS
-from gwrelay.notation import Endpoint, FreeSpace, SmartHost
+from gwrelay.notation import Endpoint, FreeSpace, ListenAddress, SmartHost
 
 NEEDED = {"spool": ["/var/spool/gwrelay"]}
 FIELDS = {setting.flag: field for field, setting in TABLE.items()}
@@ -95,18 +95,42 @@ def test_what_is_not_a_size_or_out_of_its_range_is_refused_with_an_example(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "endpoint"),
+    ("text", "address"),
     [
-        ("127.0.0.1:2525", Endpoint("127.0.0.1", 2525)),
-        ("127.0.0.1:0", Endpoint("127.0.0.1", 0)),
-        ("[::1]:2525", Endpoint("::1", 2525)),
-        ("[::]:25", Endpoint("::", 25)),
-        ("localhost:65535", Endpoint("localhost", 65535)),
+        ("127.0.0.1:2525", ListenAddress("127.0.0.1", 2525)),
+        ("127.0.0.1:0", ListenAddress("127.0.0.1", 0)),
+        ("[::1]:2525", ListenAddress("::1", 2525)),
+        ("[::]:25", ListenAddress("::", 25)),
+        ("localhost:65535", ListenAddress("localhost", 65535)),
     ],
 )
-def test_listen_takes_a_host_and_a_port(text, endpoint):
-    assert value_of("listen", text) == (endpoint,)
-    assert str(endpoint) == text
+def test_listen_takes_a_host_and_a_port(text, address):
+    assert value_of("listen", text) == (address,)
+    assert str(address) == text
+
+
+@pytest.mark.parametrize("text", ["tls:127.0.0.1:4650", "tls:[::1]:0", "127.0.0.1:465"])
+def test_tls_or_port_465_before_an_address_wants_tls_from_the_first_byte(text):
+    files = {"tls-cert": ["c.pem"], "tls-key": ["k.pem"]}
+    [address] = load_with(files | {"listen": [text]}).settings.listen
+    assert address.implicit_tls
+    assert str(address) == "tls:" + text.removeprefix("tls:")
+    assert problems_of({"listen": [text]}) == [
+        f"--listen: {address} is for TLS alone, and there is no certificate; name it with "
+        "--tls-cert and --tls-key"
+    ]
+
+
+@pytest.mark.parametrize(("given", "other"), [("tls-cert", "tls-key"), ("tls-key", "tls-cert")])
+def test_a_certificate_and_its_key_are_given_together(given, other):
+    complaint = f"--{given}: is nothing without --{other}; give both, or none"
+    assert problems_of({given: ["file.pem"]}) == [complaint]
+
+
+def test_one_address_cannot_be_with_tls_and_without():
+    files = {"tls-cert": ["c.pem"], "tls-key": ["k.pem"]}
+    [problem] = problems_of(files | {"listen": ["tls:127.0.0.1:25,127.0.0.1:25"]})
+    assert "127.0.0.1:25 is there twice" in problem
 
 
 @pytest.mark.parametrize(
@@ -131,7 +155,7 @@ def test_listen_takes_a_host_and_a_port(text, endpoint):
     ],
 )
 def test_a_bad_listen_address_is_refused_with_an_example(text, complaint):
-    right = "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525"
+    right = "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525, or tls:HOST:PORT"
     assert problems_of({"listen": [text]}) == [f"--listen: {text!r} {complaint}; {right}"]
 
 

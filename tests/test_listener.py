@@ -66,7 +66,7 @@ def listen(**changes):
         max_connections=10,
         column=column,
         intake=lambda: None,
-        accepted=lambda message, client: accepted.append((message, client)),
+        accepted=lambda message, client, tls: accepted.append((message, client)),
     )
     [port] = open_ports([Endpoint("127.0.0.1", 0)])
     listener = Listener(port, queue, Doors(**(settings | changes)))

@@ -52,7 +52,7 @@ class _Asked(NamedTuple):
 
 def lookup(domain: str, settings: Settings, *, asks_gateway: bool, as_json: bool) -> int:
     """Print the plan for `domain`, with the reason for each host's place.  1 if there is none."""
-    policy = build_policy(settings, settings.listen)
+    policy = build_policy(settings, settings.endpoints)
     asked: list[_Asked] = []
     seen: list[Considered] = []
     found: Resolved | ResolutionError

@@ -40,6 +40,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...]
     #: What the --config file held when the gateway started.
     config: int | None
+    #: What certificate.share() has there; -1: clients have no TLS.
+    certificate: int = -1
     #: The worker's end of the line.
     line: int = -1
     #: It takes no clients, and ends when nothing is left in its directory.
@@ -48,7 +50,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def descriptors(self) -> list[int]:
         config = [] if self.config is None else [self.config]
-        shared = [one for one in (self.sites, self.marks) if one >= 0]
+        shared = [one for one in (self.sites, self.marks, self.certificate) if one >= 0]
         return [self.board, *self.ports, self.line, *config, *shared]
 
     @property

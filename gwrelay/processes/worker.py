@@ -58,12 +58,15 @@ class Place:
         drains: bool = False,
         tag: str = "",
         shared: Shared | None = None,
+        certificate: int = -1,
         beat_every_s: float = _BEAT_EVERY_S,
     ) -> None:
         """`tag` tells its lines in the log from those of others, with which it has `shared`."""
         self.number = number
         self.tag = tag
         self.shared = shared
+        #: As in Handover.
+        self.certificate = certificate
         self.ports = ports
         self.column = column
         self.drains = drains
@@ -139,6 +142,7 @@ def take_place(number: int, handover: Handover, settings: Settings) -> Place:
         drains=handover.drains,
         tag=f"[{number}]" if handover.columns > 1 else "",
         shared=Shared(handover) if handover.sites >= 0 else None,
+        certificate=handover.certificate,
         beat_every_s=beat_every_s,
     )
 
@@ -147,7 +151,7 @@ def alone(number: int, settings: Settings) -> Place:
     """A place of one's own.  Raises ConfigError."""
     raise_file_limit(settings)
     held = spooldirectory.lock(spooldirectory.own_directory(settings.spool))
-    return Place(number, open_ports(settings.listen, held.wait_s), Board(-1, 1).column(0))
+    return Place(number, open_ports(settings.endpoints, held.wait_s), Board(-1, 1).column(0))
 
 
 def _die_with_parent() -> None:

@@ -42,8 +42,23 @@ def client_context(*, verify: bool, minimum: str = "1.2", ca_file: str = "") -> 
     return context
 
 
+def server_context(minimum: str = "1.2") -> ssl.SSLContext:
+    """For clients' sessions, which bring no certificate; ours is still to be loaded into it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = VERSIONS[minimum]
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    return context
+
+
+def failure(error: OSError) -> str:
+    """Why TLS came to nothing, in words for people."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return error.strerror or str(error)
+
+
 class TlsSocket:
-    """The client's end of a TLS session, with those methods of a socket that smtp/ uses.
+    """One end of a TLS session, with those methods of a socket that smtp/ uses.
 
     As with a socket, 0 in settimeout() means not to wait at all.
     """
@@ -52,15 +67,20 @@ class TlsSocket:
         self,
         sock: socket.socket,
         context: ssl.SSLContext,
-        server_name: str,
+        server_name: str | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
-        """`session` must be of the same context.  ValueError for a name that TLS cannot name."""
+        """`server_name` is whom we speak to; None: ours is the server's end.  `session` must be of
+        the same context.  ValueError for a name that TLS cannot name."""
         self._sock = sock
         self._timeout_s = 0.0
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=server_name, session=session
+            self._incoming,
+            self._outgoing,
+            server_side=server_name is None,
+            server_hostname=server_name,
+            session=session,
         )
         self._unsent = b""
         self._overhead_bytes = 0
@@ -152,6 +172,16 @@ class TlsSocket:
         if self._timeout_s and left_s <= 0:
             raise TimeoutError("timed out")
         self._sock.settimeout(left_s)
+
+    def say_goodbye(self) -> None:
+        """Tell the other end that nothing more comes (RFC 8446 6.1), if there is room for it."""
+        with contextlib.suppress(OSError):
+            self._tls.unwrap()
+        goodbye, self._unsent = self._unsent + self._outgoing.read(), b""
+        if goodbye:
+            with contextlib.suppress(OSError):
+                self._sock.settimeout(0)
+                self._sock.send(goodbye)
 
     def close(self) -> None:
         """At once, without a TLS goodbye that a silent peer could hold up."""

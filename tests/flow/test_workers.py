@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import random
+import re
 import signal
 import smtplib
 import socket
@@ -24,6 +25,7 @@ import gwrelay as gwrelay_package
 from gwrelay.config import MOST_WORKERS
 from gwrelay.message.envelope import message_id
 from spool.segment import SECRET_BYTES, VERSION, Header, header_block, name_of
+from support.authority import certificate_at, make_authority
 from support.clients import Load, submit
 from support.commands import gwrelay, listed, said
 from support.gateway import Gateway, StartGateway, expected_once
@@ -503,6 +505,30 @@ def test_root_opens_a_low_port_and_becomes_the_user_for_good(
         assert gateway.terminate() == 0
     finally:
         gateway.kill()
+
+
+def test_a_key_that_is_roots_alone_is_read_before_root_is_given_up(open_directory: Path) -> None:
+    _, python, environment = need_another_user()
+    open_directory.chmod(0o777)
+    closed = open_directory / "closed"
+    closed.mkdir(mode=0o700)
+    authority = make_authority(closed, "gw.example")
+    gateway = Gateway(
+        *(open_directory / "gateway", "--listen", "tls:127.0.0.1:0", "--user", "nobody", *TWO),
+        *("--tls-cert", str(authority.certificate), "--tls-key", str(authority.key)),
+        python=python,
+        environment=environment,
+    )
+    gateway.directory.chmod(0o777)
+    with gateway:
+        port = int(re.findall(r"127\.0\.0\.1:(\d+)[,;]", gateway.log)[1])
+        shown = certificate_at(port)
+        gateway.process.send_signal(signal.SIGHUP)
+        gateway.wait_until(lambda: "cannot be read: Permission denied" in gateway.log)
+        assert "clients are shown the certificate from before" in gateway.log
+        os.kill(gateway.worker_pids[0], signal.SIGKILL)
+        gateway.wait_until(lambda: "it is started again" in gateway.log)
+        assert {certificate_at(port) for _ in range(6)} == {shown}
 
 
 def refused(*flags: str, directory: Path, somebody: Somebody | None = None) -> str:

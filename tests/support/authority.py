@@ -4,6 +4,7 @@ Made with the openssl command, since the standard library cannot; nothing secret
 """
 
 import shutil
+import socket
 import ssl
 import subprocess
 from pathlib import Path
@@ -32,11 +33,11 @@ class Authority(NamedTuple):
         made = self._replace(certificate=place / f"{stem}.pem", key=place / f"{stem}.key")
         request, extensions = place / f"{stem}.csr", place / f"{stem}.ext"
         subject = ("-subj", f"/CN={server_name}")
-        _openssl("req", *_ELLIPTIC, "-keyout", made.key, "-out", request, *subject)
+        openssl("req", *_ELLIPTIC, "-keyout", made.key, "-out", request, *subject)
         kind = "IP" if server_name.replace(".", "").isdigit() else "DNS"
         extensions.write_text(f"subjectAltName={kind}:{server_name}\n")
         ca = ("-CA", self.ca, "-CAkey", place / "ca.key", "-CAcreateserial")
-        _openssl(
+        openssl(
             *("x509", "-req", "-in", request, *ca, "-days", str(days)),
             *("-out", made.certificate, "-extfile", extensions),
         )
@@ -47,6 +48,19 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+def certificate_at(port: int) -> bytes:
+    """What who speaks TLS at this port of loopback shows, in DER."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as sock,
+        context.wrap_socket(sock) as wrapped,
+    ):
+        shown = wrapped.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
 
 
 _ELLIPTIC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -62,12 +76,12 @@ def make_authority(place: Path, server_name: str) -> Authority:
 
 def self_signed(certificate: Path, key: Path, name: str) -> Authority:
     """A certificate that only it vouches for."""
-    _openssl(
+    openssl(
         *("req", "-x509", *_ELLIPTIC, "-keyout", key, "-out", certificate),
         *("-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name.replace(' ', '-')}"),
     )
     return Authority(certificate, certificate, key)
 
 
-def _openssl(*arguments: str | Path) -> None:
+def openssl(*arguments: str | Path) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
