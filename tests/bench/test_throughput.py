@@ -13,7 +13,7 @@ from gwrelay_bench.load import Load
 from gwrelay_bench.measure import Result
 from gwrelay_bench.passing import Passage, Plan, figures, run
 from gwrelay_bench.postfix import Postfix
-from gwrelay_bench.relays import Address, Onward, Straight, lag_ms
+from gwrelay_bench.relays import Address, GatewayRelay, Onward, Straight, lag_ms
 from gwrelay_bench.rounds import Contest, Scores, tell
 from gwrelay_bench.scenario import Bench, BenchFailed
 from support.benches import bench, started
@@ -55,6 +55,27 @@ def test_all_arrives_once_and_is_measured(tmp_path: Path, words: tuple[str, ...]
     assert len(found["runs"]) == 1
     assert line["ratio"] > 0
     assert limit["per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("side", "flags"),
+    [
+        ("in", {"--tls-cert", "--tls-key"}),
+        ("out", {"--tls"}),
+        ("both", {"--tls", "--tls-cert", "--tls-key"}),
+    ],
+)
+def test_tls_is_on_the_side_that_is_wanted(tmp_path: Path, side: str, flags: set[str]) -> None:
+    [line] = bench(tmp_path, *TINY["tls"], "--runs", "1", "--side", side)
+    told = line["settings"]
+    assert told["side"] == side
+    assert {word for word in told["flags"].split() if word.startswith("--tls")} == flags
+
+
+def test_mail_handed_in_under_tls_is_not_taken_by_who_offers_none(tmp_path: Path) -> None:
+    plan = Plan(Load(10, 1000, 2, encrypts=True))
+    with pytest.raises(BenchFailed, match="refused: 502"):
+        run(Bench(tmp_path, as_json=True), plan, GatewayRelay({}, ()), "a gateway")
 
 
 def test_each_number_of_sessions_has_its_result(tmp_path: Path) -> None:
