@@ -32,6 +32,7 @@ from gwrelay.notation import (
     read_hostname,
     read_listen_address,
     read_listener,
+    read_mailbox,
     read_network,
     read_pace,
     read_path,
@@ -125,6 +126,7 @@ PACE = Kind(
 )
 SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
 ADDRESS = Kind("ADDR", read_address, "write one of our addresses, like 192.0.2.1 or 2001:db8::1")
+MAILBOX = Kind("ADDRESS", read_mailbox, "write an address, like postmaster@example.com")
 FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
 LISTENERS = Kind(
     "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
@@ -393,6 +395,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         PROCESS, "log", FILE, "-", "Log to this file; - is standard error.")]
     events: Annotated[str, Setting(
         PROCESS, "events", FILE, "", "Append one line of JSON here for each event.")]
+    notify_postmaster: Annotated[str, Setting(
+        PROCESS, "notify-postmaster", MAILBOX, "",
+        "Write to this address when a next hop breaks the protocol: once an hour for a host, and "
+        "20 times for all.")]
     stuck_after_s: Annotated[float, Setting(
         PROCESS, "stuck-after", DURATION, "15m",
         "Raise an alarm about mail that has neither moved for this long nor a time to wait for; "

@@ -78,6 +78,10 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 #: Names that are only looked up may hold underscores: container networks do that.
 _LOOKED_UP = re.compile(r"(?=.{1,253}\Z)(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+#: RFC 5321 4.1.2, Dot-string, and 4.5.3.1.1.
+_LOCAL_PART = re.compile(
+    r"(?=.{1,64}\Z)[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.A
+)
 _PATTERN = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.*?-]+")
 
 
@@ -257,6 +261,14 @@ def read_hostname(text: str) -> str:
     """What EHLO, banner and Received fields say (RFC 5321 2.3.5)."""
     if not _HOSTNAME.fullmatch(text) or _is_address(text):
         raise ValueError("is not a host name")
+    return text
+
+
+def read_mailbox(text: str) -> str:
+    """Local part and domain, in ASCII and without quotes."""
+    local_part, _, domain = text.rpartition("@")
+    if not (_LOCAL_PART.fullmatch(local_part) and _HOSTNAME.fullmatch(domain)):
+        raise ValueError("is not an address")
     return text
 
 

@@ -34,6 +34,7 @@ from gwrelay.message.envelope import Message
 from gwrelay.message.outcome import Outcome
 from gwrelay.metrics import Metrics
 from gwrelay.mxsetup import build_calculator
+from gwrelay.notices import Notices
 from gwrelay.outbound import build_limits, build_security, warn_of_passwords
 from gwrelay.processes.handover import Handover
 from gwrelay.processes.ports import endpoint_of, log_ready
@@ -179,6 +180,13 @@ class Service:
         marks = None
         if place.shared is not None:
             marks = place.shared.marks(settings.mx_bad_time_s[1], time.time)
+        self._notices = Notices(
+            self._queue,
+            to=settings.notify_postmaster,
+            hostname=settings.hostname,
+            directory=settings.spool,
+            accepted=partial(self._accepted, client="", tls=""),
+        )
         listening = [endpoint_of(port) for port in place.ports]
         self._calculator = build_calculator(settings, listening, marks)
         self._manager = self._build_manager()
@@ -199,6 +207,8 @@ class Service:
         lag = partial(watch_lag, self._metrics)
         checks = (self._queue.selfcheck.run, Owners(self._manager).run, self._watch.run)
         loops += (*checks, self._place.beat, lag)
+        if self._settings.notify_postmaster:
+            loops += (self._notices.run,)
         for loop in loops:
             self._loops.append(gevent.spawn(loop, self._stopping))
         # What lives now lives as long as the process: no collection need look at it again.  The
@@ -294,6 +304,7 @@ class Service:
             rset_mode=settings.rset_mode,
             patience=Patience,
             event=Gate,
+            breached=self._notices.note if settings.notify_postmaster else None,
         )
         smarthosts = tuple(NextHop(at.host, at.port) for at in settings.smarthost)
         return SmartHostESMTPRelayingManager(

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _LOCK = "lock"
 #: What is suspended (suspensionfile.py), and, behind a dot, what is to replace it.
 SUSPENSIONS = "suspensions.json"
+#: Of which hosts the postmaster was told (notices.py).
+NOTICES = "notices.json"
 _WORKER = re.compile(r"worker-(0|[1-9][0-9]{0,8})")
 #: Seconds to wait for the workers of a gateway that was killed to be gone too: the kernel ends
 #: them when it ends, and that takes a moment.
@@ -61,7 +63,7 @@ def own_directory(path: str) -> Path:
         raise ConfigError(f"--spool {path}: belongs to user {about.st_uid}, not to us")
     # Ours, from this life or one that kill -9 ended.
     names = [name for name in names if name not in sockets]
-    ours = (_LOCK, SUSPENSIONS, "lost+found")
+    ours = (_LOCK, SUSPENSIONS, NOTICES, "lost+found")
     kinds = ("worker-", f"{SUSPENSIONS}.")
     strange = [n for n in names if not n.startswith(kinds) and n not in ours]
     if strange:

@@ -127,6 +127,32 @@ def test_a_certificate_and_its_key_are_given_together(given, other):
     assert problems_of({given: ["file.pem"]}) == [complaint]
 
 
+@pytest.mark.parametrize("text", ["pm@here.example", "a.b+c=d@x-y.example", "root@localhost"])
+def test_the_postmaster_has_an_address(text):
+    assert value_of("notify-postmaster", text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "pm",
+            "@x.example",
+            "pm@",
+            "a b@x.example",
+            "<pm@x.example>",
+            "a@b@x.example",
+            "a..b@x.y",
+        ),
+        *(".a@x.y", "a@x..y", "a\n@x.y", "ä@x.example", "a@[192.0.2.1]", "a" * 65 + "@x.example"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_an_example(text):
+    (problem,) = problems_of({"notify-postmaster": [text]})
+    assert problem.startswith(f"--notify-postmaster: {text!r} is not an address")
+    assert problem.endswith("; write an address, like postmaster@example.com")
+
+
 def test_one_address_cannot_be_with_tls_and_without():
     files = {"tls-cert": ["c.pem"], "tls-key": ["k.pem"]}
     [problem] = problems_of(files | {"listen": ["tls:127.0.0.1:25,127.0.0.1:25"]})

@@ -201,6 +201,21 @@ def is_throttling(reply: Reply) -> bool:
     return reply.code == 421 or reply.status.startswith("4.7.")
 
 
+def breaks_protocol(stage: str, reply: Reply) -> bool:
+    """Whether a server that keeps to RFC 5321 says that only where something has gone wrong.
+
+    Before MAIL, "I do not understand you" is how it says that it knows no such extension.
+    """
+    column = class_of(reply)
+    if column == BAFFLED:
+        return stage in (MAIL, RCPT, DATA, DOT)
+    if column == GO_AHEAD:
+        return stage != DATA
+    if column == POSITIVE:
+        return stage == DATA
+    return column == ODD
+
+
 def ends_transaction(reply: Reply) -> bool:
     """Whether nothing more may follow `reply` to MAIL or RCPT in its transaction.
 

@@ -8,19 +8,21 @@ meanwhile is noticed before it can cost anybody an attempt.
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
 from gwrelay.errors import ConnectionLost
 from gwrelay.message import outcome
+from gwrelay.message.notice import Breach
 from gwrelay.message.outcome import Host, Outcome
 from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.greeting import Greeting
 from gwrelay.relay.site import Event
 from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection, Patience
+from gwrelay.smtp.transcript import Transcript
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,9 @@ class RelayerSettings:
     patience: Callable[[socket.socket], Patience] | None = None
     #: What relayers that idle wait by.
     event: Callable[[], Event] = threading.Event
+    #: Told of each breach of the protocol, but for those seen by mail from the null reverse-path;
+    #: None: nobody wants to know.
+    breached: Callable[[Breach], None] | None = None
 
     @cached_property
     def hasty_timeouts_s(self) -> Mapping[str, float]:
@@ -147,12 +152,12 @@ class SessionKeeper:
         put_off = self._greeting.prepare(candidate, delivery)
         if put_off is not None:
             return put_off
-        opened = self._open(candidate)
+        opened = self._open(candidate, delivery)
         while isinstance(opened, Outcome) and self._greeting.failed(candidate, opened):
-            opened = self._open(candidate)
+            opened = self._open(candidate, delivery)
         return opened
 
-    def _open(self, candidate: Candidate) -> Connection | Outcome:
+    def _open(self, candidate: Candidate, delivery: Delivery) -> Connection | Outcome:
         """A host that cannot be reached, or does not greet us, is marked as the table of
         verdicts says."""
         settings = self._settings
@@ -168,6 +173,7 @@ class SessionKeeper:
             min_data_rate=settings.min_data_rate,
             pipelining=settings.pipelining,
             patience=settings.patience,
+            transcript=None if settings.breached is None else Transcript(),
         )
         exchange, address = candidate.exchange, candidate.address
         try:
@@ -183,6 +189,7 @@ class SessionKeeper:
             told = outcome.of_loss(lost, exchange, address)
             verdict = outcome.verdict_on_loss(lost.stage)
         logger.info("%s[%s]: %s", exchange, address, told.reply)
+        self.look_for_breach(connection, delivery, [told])
         if verdict.host is Host.BAD and not told.ours:
             self._hosts.mark_bad(candidate, told)
         self.hang_up()
@@ -193,6 +200,22 @@ class SessionKeeper:
         if self._at_work is None and self.connection is not None:
             self._at_work = candidate
             self._hosts.add_session(candidate)
+
+    def look_for_breach(
+        self, connection: Connection, delivery: Delivery, told: Sequence[Outcome]
+    ) -> None:
+        """Say so if one of `told`, which `delivery` was, shows that the host broke the protocol."""
+        breached = self._settings.breached
+        # Notices are from the null reverse-path: there is none about them, or about reports.
+        if breached is None or delivery.is_bounce:
+            return
+        for verdict in told:
+            is_breach = verdict.heard and outcome.breaks_protocol(verdict.stage, verdict.reply)
+            if is_breach or (connection.is_breached and not verdict.heard):
+                host = connection.exchange, connection.address
+                said = str(verdict.reply)
+                breached(Breach(*host, verdict.stage, said, connection.transcript))
+                return
 
     def hang_up(self) -> None:
         if self.connection is not None:

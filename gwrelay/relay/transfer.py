@@ -119,9 +119,10 @@ class Transfer:
                 told = transaction.send(connection, sending, self._before_dot)
             except ConnectionLost as lost:
                 sessions.drop()
+                verdict = outcome.of_loss(lost, candidate.exchange, candidate.address)
+                sessions.look_for_breach(connection, delivery, [verdict])
                 if was_kept:
                     continue
-                verdict = outcome.of_loss(lost, candidate.exchange, candidate.address)
                 return dict.fromkeys(batch, verdict)
             except StoreFailed as error:
                 # Half of the content may be out: only breaking off keeps the other end
@@ -130,6 +131,8 @@ class Transfer:
                 return spool_failed(batch, error)
             self._hosts.mark_good(candidate)
             sessions.note_answered(candidate)
+            if self._settings.breached is not None:
+                sessions.look_for_breach(connection, delivery, told)
             if connection.tls:
                 told = [verdict._replace(tls=connection.tls) for verdict in told]
             return dict(zip(batch, told, strict=True))

@@ -26,6 +26,7 @@ from gwrelay.message.reply import Reply
 from gwrelay.smtp import sasl
 from gwrelay.smtp.replies import ProtocolError, ReplyReader
 from gwrelay.smtp.tls import TlsSocket
+from gwrelay.smtp.transcript import Transcript
 
 #: Seconds for each stage, RFC 5321 4.5.3.2 where it names one.  Connect, STARTTLS and QUIT
 #: are ours.  Ten minutes for the final dot: a shorter timer makes duplicates, because they
@@ -94,6 +95,10 @@ class _Client(smtplib.SMTP):
         self.reply = Reply(0, "", "")
         #: Times that bytes went out, or came in.
         self.moves = 0
+        #: What was said; None: nobody wants to know.
+        self.transcript: Transcript | None = None
+        #: The other end was lost by its breach of the protocol.
+        self.is_breached = False
         #: Where the connection comes from.
         self.own_address = ""
         #: How to wait for the other end; None: as the socket does.
@@ -147,6 +152,7 @@ class _Client(smtplib.SMTP):
         octets = s.encode(self.command_encoding) if isinstance(s, str) else s
         if len(self.reader):
             # It came before what we are about to send, and must not count as its answer.
+            self.is_breached = True
             self.close()
             raise ConnectionLost(self.stage, "a reply came that nobody had asked for")
         self.write(octets, self._timeouts_s[self.stage])
@@ -162,6 +168,8 @@ class _Client(smtplib.SMTP):
             # Nearly always one send() takes it all; gevent's sendall() asks the kernel for the
             # size of the socket's buffer each time.
             began = self._clock()
+            if self.transcript is not None:
+                self.transcript.sent(self.stage, octets)
             try:
                 sent = self.sock.send(octets)
             except BlockingIOError:
@@ -208,6 +216,7 @@ class _Client(smtplib.SMTP):
             if reply is None:
                 reply = self._await_reply()
         except ProtocolError as error:
+            self.is_breached = True
             self.close()
             raise ConnectionLost(self.stage, str(error)) from error
         self.reply = reply
@@ -246,6 +255,8 @@ class _Client(smtplib.SMTP):
         if not received:
             self.close()
             raise ConnectionLost(self.stage, "closed by the other end")
+        if self.transcript is not None:
+            self.transcript.received(received)
         return received
 
 
@@ -262,8 +273,10 @@ class Connection:
         min_data_rate: float = MIN_DATA_RATE,
         pipelining: bool = True,
         patience: Callable[[socket.socket], Patience] | None = None,
+        transcript: Transcript | None = None,
     ) -> None:
         self._client = _Client(local_hostname, timeouts_s, reply_max_bytes)
+        self._client.transcript = transcript
         self._source = source
         self._block_s = timeouts_s[outcome.CONTENT]
         #: Bytes a second that content must be taken at.
@@ -360,12 +373,14 @@ class Connection:
         if client.reply.code != 220:
             if client.reply.is_positive:
                 # Neither a refusal nor the go-ahead: going on in the clear is what it asks for.
+                self.note_breach()
                 self.close()
                 raise ConnectionLost(outcome.STARTTLS, f"answered by {client.reply}", "4.7.5")
             return client.reply
         if len(client.reader):
             # Plaintext behind the 220 would be read as if it came through TLS
             # (CVE-2021-38371).
+            self.note_breach()
             self.close()
             raise ConnectionLost(outcome.STARTTLS, "plaintext was sent behind the 220", "4.7.5")
         self._encrypt(context, session, deadline)
@@ -397,6 +412,19 @@ class Connection:
         client.encrypt(encrypted)
         self.is_verified = context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
         self.tls = f"{encrypted.protection} {'verified' if self.is_verified else 'unverified'}"
+
+    def note_breach(self) -> None:
+        """The other end broke the protocol, which is why it is lost now."""
+        self._client.is_breached = True
+
+    @property
+    def is_breached(self) -> bool:
+        return self._client.is_breached
+
+    @property
+    def transcript(self) -> tuple[str, ...]:
+        transcript = self._client.transcript
+        return () if transcript is None else transcript.lines()
 
     @property
     def is_encrypted(self) -> bool:

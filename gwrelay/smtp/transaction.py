@@ -287,6 +287,7 @@ def _data(
         if connection.has_surplus:
             # One reply too many, maybe long before this one: whose each was, nobody knows.
             outcomes[:] = [None] * len(outcomes)
+            connection.note_breach()
             raise ConnectionLost(outcome.DATA, f"more replies than commands, then {go_ahead}")
         final, stage = go_ahead, outcome.DATA
     if accepted:

@@ -149,3 +149,24 @@ def test_our_own_verdict_goes_by_the_class_alone_and_was_not_heard(stage: str) -
     assert not failed.heard
     assert not deferred.heard
     assert not failed.in_doubt
+
+
+@pytest.mark.parametrize(
+    ("reply", "at"),
+    [
+        (Reply(250, "", "yes"), {outcome.DATA}),
+        (Reply(354, "", "go"), set(outcome._VERDICTS) - {outcome.DATA}),
+        (Reply(399, "", "what"), set(outcome._VERDICTS)),
+        (Reply(502, "", "no such command"), {*["mail", "rcpt", "data", "dot"]}),
+        (Reply(503, "5.5.1", "out of order"), {*["mail", "rcpt", "data", "dot"]}),
+        (Reply(555, "5.5.4", "parameters"), {*["mail", "rcpt", "data", "dot"]}),
+        (Reply(501, "5.1.3", "no such address"), set()),
+        (Reply(550, "", "no such user"), set()),
+        (Reply(450, "", "later"), set()),
+        (Reply(421, "", "going"), set()),
+    ],
+    ids=str,
+)
+def test_what_breaks_the_protocol_at_which_stage(reply: Reply, at: set[str]) -> None:
+    broken = {stage for stage in outcome._VERDICTS if outcome.breaks_protocol(stage, reply)}
+    assert broken == at
