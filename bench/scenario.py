@@ -101,16 +101,24 @@ def as_module(module: str | None) -> None:
 def _run(
     measure: Callable[..., None], parent: Path | None, as_json: bool, options: dict[str, Any]
 ) -> int:
-    directory = Path(tempfile.mkdtemp(prefix="gwrelay-bench-", dir=_place(parent)))
-    try:
+    with place_below(parent) as directory:
         bench = Bench(directory, as_json)
         measure(bench, **options)
+    bench.show()
+    return 0
+
+
+@contextmanager
+def place_below(parent: Path | None) -> Iterator[Path]:
+    """A directory for one run, removed after it.  Raises BenchFailed for a gateway that died, and
+    ConfigError where nothing would be synced and nobody asked for that."""
+    directory = Path(tempfile.mkdtemp(prefix="gwrelay-bench-", dir=_place(parent)))
+    try:
+        yield directory
     except GatewayDied as error:
         raise BenchFailed(str(error)) from error
     finally:
         shutil.rmtree(directory)
-    bench.show()
-    return 0
 
 
 def _place(parent: Path | None) -> Path:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 #: Commands that run greenlets in this process.
-PATCHED = ("demo", "bench")
+PATCHED = ("demo", "bench", "tune")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import click
 
@@ -29,12 +29,16 @@ from gwrelay.commands.settingsoptions import (
 )
 from gwrelay.commands.spoolcommands import spool_group
 from gwrelay.commands.suspendcommands import suspend_group
+from gwrelay.config import DURATION, TIMEOUT, Kind, size
 from gwrelay.errors import ConfigError, GatewayError
 from gwrelay.processes.handover import Handover, read_handover
 
 USAGE_STATUS = 2
 #: As a shell says of SIGINT.
 INTERRUPTED_STATUS = 130
+#: Seconds for three rounds of the first setting, on a slow machine.
+_SHORTEST_TUNING_S = 20
+_LOAD_SIZE = size("100", "50M")
 #: What the benches run instead of `serve`; of no use to people, and not listed.
 METERED = "metered"
 
@@ -184,6 +188,73 @@ def demo(messages: int | None, as_json: bool, keep: bool) -> Callable[[], int]:
     """
     bench = importlib.import_module("gwrelay_bench.demo")
     return lambda: int(bench.run(messages=messages, json=as_json, keep=keep))
+
+
+@gwrelay.command(short_help="Find the flags for this machine.")
+@click.option(
+    "--time",
+    "time_text",
+    default="2m",
+    show_default=True,
+    metavar="DURATION",
+    help="Take no longer than this.",
+)
+@click.option(
+    "--dir",
+    "parent",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="Where the spool will be: its disk is tried.  [the system's temporary directory]",
+)
+@click.option(
+    "--size", "size_text", default="4K", show_default=True, metavar="SIZE", help="Of each message."
+)
+@click.option(
+    "--sessions",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="That hand messages in.",
+)
+@click.option(
+    "--delay",
+    default="10ms",
+    show_default=True,
+    metavar="DURATION",
+    help="What a next hop takes for each reply, where it matters.",
+)
+@json_option
+def tune(
+    time_text: str, parent: Path | None, size_text: str, sessions: int, delay: str, as_json: bool
+) -> Callable[[], int]:
+    """Try settings on this machine, and print the flags to use.
+
+    Workers, sessions to a site, the size of the log's files and the memory for content: one
+    after another, each value in turns with the one that it would replace, with load and sink
+    on this machine too.  Ctrl-C prints what is known so far.
+
+    Where a next hop is somebody else's, it says how many sessions it takes: whatever --delay
+    makes of --site-concurrency is for one of yours.
+    """
+    bench = importlib.import_module("gwrelay_bench.tune")
+    time_s = _value("--time", time_text, TIMEOUT)
+    if time_s < _SHORTEST_TUNING_S:
+        raise ConfigError(
+            f"--time: {time_text!r} is too short to tell anything; write {_SHORTEST_TUNING_S}s or"
+            " more, like 2m"
+        )
+    job = bench.Job(
+        time_s, _value("--size", size_text, _LOAD_SIZE), sessions,
+        _value("--delay", delay, DURATION),
+    )  # fmt: skip
+    return lambda: int(bench.tune(parent, job, as_json=as_json))
+
+
+def _value(flag: str, text: str, kind: Kind) -> Any:
+    try:
+        return kind.read(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: {text!r} {error}; {kind.right}") from None
 
 
 class ScenarioGroup(click.Group):
