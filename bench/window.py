@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from gwrelay.errors import ConfigError
 from gwrelay.relay.shaping import Window
+from gwrelay_bench.drawing import new_figure, save
 from gwrelay_bench.measure import Result
 from gwrelay_bench.scenario import Bench, as_module, scenario
 
@@ -121,13 +121,9 @@ def _figures(ticks: list[Tick]) -> dict[str, Any]:
 
 
 def _draw(path: Path, story: list[list[Tick]]) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("--plot: needs matplotlib: pip install 'gwrelay[bench]'") from None
     ticks = [tick for phase in story for tick in phase]
     capacities = [min(p.capacity, LIMIT) for p in PHASES for _ in range(p.ticks)]
-    figure = Figure(figsize=(11, 4))
+    figure = new_figure("--plot", 11, 4)
     axes = figure.add_subplot()
     axes.plot(capacities, color="0.75", drawstyle="steps-post", label="what the host takes")
     axes.plot([tick.window for tick in ticks], label="window")
@@ -142,7 +138,7 @@ def _draw(path: Path, story: list[list[Tick]]) -> None:
     axes.set(xlabel="ticks: one message a session", ylabel="sessions", ylim=(0, LIMIT + 3))
     axes.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
-    figure.savefig(path)
+    save(figure, path, "--plot")
 
 
 if __name__ == "__main__":

@@ -258,15 +258,17 @@ def _value(flag: str, text: str, kind: Kind) -> Any:
 
 
 class ScenarioGroup(click.Group):
-    """Each command is a module of gwrelay_bench that scenarios.NAMES has, loaded when wanted."""
+    """Each command is a module of gwrelay_bench that scenarios.py names, loaded when wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(importlib.import_module("gwrelay_bench.scenarios").NAMES)
+        known = importlib.import_module("gwrelay_bench.scenarios")
+        return [*known.NAMES, *known.TOOLS]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in (*self.list_commands(ctx), METERED):
             return None
-        module = importlib.import_module(f"gwrelay_bench.{cmd_name}")
+        tools = importlib.import_module("gwrelay_bench.scenarios").TOOLS
+        module = importlib.import_module(f"gwrelay_bench.{tools.get(cmd_name, cmd_name)}")
         return cast(click.Command, module.command)
 
 
