@@ -1,6 +1,6 @@
-"""How the sink treats a recipient: accept, refuse, greylist, take its time.  No sockets.
+"""How the sink treats a client: accept, refuse, greylist, take its time, fail.  No sockets.
 
-Rules are keyed by a full address or by a domain, both in lower case; an address wins.
+Rules of recipients are keyed by a full address or by a domain, both in lower case; an address wins.
 """
 
 from collections.abc import Mapping
@@ -8,6 +8,22 @@ from typing import NamedTuple
 
 UNKNOWN_USER = "550 5.1.1 no such mailbox here"
 GREYLISTED = "451 4.7.1 greylisted, please come back later"
+
+
+#: In place of a reply: hang up without one; or take the message, and hang up then.
+DROP, TAKEN = "drop", "taken"
+
+
+class Fault(NamedTuple):
+    """What `command` is answered with at times, or DROP, or TAKEN."""
+
+    #: As a key of Behaviour.delays.
+    command: str
+    reply: str
+    #: From 0 to 1.
+    odds: float = 1.0
+    #: Only where a recipient is of this domain, in lower case; "": everywhere.
+    domain: str = ""
 
 
 class Behaviour(NamedTuple):
@@ -23,6 +39,10 @@ class Behaviour(NamedTuple):
     delays: Mapping[str, float] = {}
     #: Whether it offers PIPELINING; without, each command has a delay of its own.
     pipelining: bool = True
+    #: (verb, domain) → seconds, where a recipient is of that domain.
+    domain_delays: Mapping[tuple[str, str], float] = {}
+    #: The first that applies, and whose odds say so, is what happens.
+    faults: tuple[Fault, ...] = ()
 
     @property
     def judges(self) -> bool:

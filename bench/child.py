@@ -46,15 +46,20 @@ def port_of(module: str, *arguments: str) -> Iterator[int]:
 
 
 class Client:
-    """`module` with `arguments`, which runs to its end and then prints one small JSON object."""
+    """`module` with `arguments`, which runs to its end and then prints one small JSON object.
+    `heard` is what it finds on standard input."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, heard: bytes = b"") -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if heard else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        if self._process.stdin is not None:
+            self._process.stdin.write(heard)
+            self._process.stdin.close()
+            self._process.stdin = None  # nobody is to close it once more
 
     @property
     def is_done(self) -> bool:
@@ -69,6 +74,11 @@ class Client:
         """Only once it is done."""
         assert self._process.stdout is not None
         return dict(loads(self._process.stdout.read()))
+
+    def terminate(self) -> None:
+        """Ask it to end and to say what it knows by now."""
+        self._process.terminate()
+        self._process.wait()
 
     def end(self) -> None:
         """However far it is."""

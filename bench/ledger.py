@@ -21,6 +21,9 @@ ANSWERED, ACCEPTED = 0, 1
 #: whose content is not what the source sent; connections, those under TLS, and those that are open.
 ARRIVED, AGAIN, STRANGE, SPOILT = 2, 3, 4, 5
 SESSIONS, ENCRYPTED, OPEN = 6, 7, 8
+#: Of a sink that takes mail of anybody: recipients, bytes, what went wrong on purpose, and whether
+#: it listens.
+RECIPIENTS, BYTES, FAULTS, LISTENS = 9, 10, 11, 12
 
 
 class Ledger:

@@ -17,6 +17,10 @@ class Load(NamedTuple):
     domains: int = 0
     #: STARTTLS first, and nothing without.
     encrypts: bool = False
+    #: TLS from the first byte.
+    encrypts_at_once: bool = False
+    #: Envelopes leave in one write where that is offered.
+    pipelines: bool = True
 
     def due_at(self, number: int, began_at: float) -> float:
         """When a message should begin."""

@@ -18,16 +18,23 @@ _CLOSING = b"221 2.0.0 bye\r\n"
 
 
 class Conversation:
-    """Say `greeting`, then what receive() returns; hang up once `closes`, and begin TLS once
-    `encrypts`, after that has been said.  With `demands_tls` nothing is taken before.
+    """Say `greeting`, then what receive() returns, each `delay_s` late.  After that has been said,
+    hang up once `closes`, and begin TLS once `encrypts`; `demands_tls`: take nothing before.
 
     `arrive(envelope, words, size)` is called with each message: its commands, and `words` of which
     the first `size` bytes are its content, still dot-stuffed.
     """
 
-    def __init__(self, arrive: Callable[[bytes, bytes, int], None], *, demands_tls: bool) -> None:
+    def __init__(
+        self,
+        arrive: Callable[[bytes, bytes, int], None],
+        *,
+        demands_tls: bool,
+        delay_s: float = 0.0,
+    ) -> None:
         self.closes = False
         self.encrypts = False
+        self.delay_s = delay_s
         self._arrive = arrive
         self._demands_tls = demands_tls
         self._talk = self._converse()

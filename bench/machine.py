@@ -1,13 +1,17 @@
 """What a bench ran on, and what a process used: read from /proc, Linux only."""
 
+import ctypes
 import os
 import resource
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 _NOTHING = "0 kB"
+#: <linux/prctl.h>
+_PR_SET_PDEATHSIG = 1
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: Filesystems in memory: a sync does nothing there.
 _UNSYNCED = frozenset({"tmpfs", "ramfs"})
@@ -128,6 +132,13 @@ def raise_file_limit() -> None:
     """Let this process, and those it starts, open as many files as it may at all."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def die_with_parent() -> None:
+    """Have this process killed once the one that started it is gone, however that went."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def tree_bytes(directory: Path) -> int:

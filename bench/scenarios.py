@@ -7,4 +7,4 @@ NAMES = (
 )
 
 #: What they are used with, by command: a module each.
-TOOLS = {"plot": "plot"}
+TOOLS = {"source": "sending", "sink": "taking", "dns": "naming", "plot": "plot"}

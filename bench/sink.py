@@ -96,7 +96,7 @@ class Sink:
                 gevent.sleep(session.delay_s)
             if replies:
                 connection.sendall(replies)
-            if session.closing:
+            if session.closes:
                 return
             chunk = connection.recv(_RECV_BYTES)
             if not chunk:

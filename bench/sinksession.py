@@ -7,11 +7,12 @@ CRLF.CRLF ends content.
 """
 
 import hashlib
+import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from gwrelay_bench.behaviour import Behaviour, Greylist, refusal
+from gwrelay_bench.behaviour import DROP, TAKEN, Behaviour, Fault, Greylist, refusal
 
 _EXTENSIONS = ("PIPELINING", "SIZE", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 _GREETING = b"220 sink.example ESMTP\r\n"
@@ -22,6 +23,7 @@ _EHLO_ONE_BY_ONE = _EHLO.replace(b"250-PIPELINING\r\n", b"")
 _OK = b"250 2.0.0 ok\r\n"
 _SENDER_OK = b"250 2.1.0 ok\r\n"
 _RECIPIENT_OK = b"250 2.1.5 ok\r\n"
+_READY_FOR_TLS = b"220 2.0.0 go on\r\n"
 _GO_AHEAD = b"354 go ahead\r\n"
 _CANNOT_VERIFY = b"252 2.1.5 send it and see\r\n"
 _UNKNOWN = b"500 5.5.2 no such command here\r\n"
@@ -50,7 +52,8 @@ class Arrival(NamedTuple):
 
 
 class SinkSession:
-    """One connection.  `receive` bytes, send what it returns, hang up once `closing`."""
+    """One connection.  `receive` bytes, send what it returns, hang up once `closes`, and
+    begin TLS once `encrypts`."""
 
     def __init__(
         self,
@@ -62,11 +65,19 @@ class SinkSession:
         *,
         digest: bool = True,
         keep_content: bool = False,
+        offers_tls: bool = False,
+        chance: Callable[[], float] = random.random,
+        on_fault: Callable[[str], None] | None = None,
     ) -> None:
-        self.closing = False
-        self.greeting = _GREETING
+        """`chance` gives numbers from 0 to 1, of which a fault's odds are; `on_fault` is told of
+        each that happens, by code or DROP or TAKEN."""
+        self.closes = False
+        self.encrypts = False
         #: Seconds the replies of the last `receive` are to be held back.
         self.delay_s = rules.delays.get("CONNECT", 0.0)
+        self._offers_tls = offers_tls
+        self._chance = chance
+        self._on_fault = on_fault
         self._exchange = exchange
         self._record = record
         self._clock = clock
@@ -89,14 +100,18 @@ class SinkSession:
             b"NOOP": lambda _: _OK,
             b"VRFY": lambda _: _CANNOT_VERIFY,
             b"QUIT": self._quit,
+            b"STAR": self._starttls,
         }
+        fault = self._fault("CONNECT")
+        self.greeting = _GREETING if fault is None else self._fail(fault)
+        self.closes = fault is not None
 
     def receive(self, chunk: bytes) -> bytes:
         """Every reply that `chunk` completes, in order; sets `delay_s`."""
         self._buffer += chunk
         self.delay_s = 0.0
         replies = []
-        while not self.closing:
+        while not self.closes:
             reply = self._end_of_content() if self._in_content else self._next_command()
             if reply is None:
                 break
@@ -110,17 +125,62 @@ class SinkSession:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 2]
         verb = line[:4].upper()
-        if self._rules.delays:
-            self._hold_back(verb.decode("ascii", "replace"))
+        if self._is_wayward:
+            name = verb.decode("ascii", "replace")
+            domains = self._domains_of(name, line)
+            self._hold_back(name, domains)
+            fault = self._fault(name, domains)
+            if fault is not None:
+                return self._fail(fault)
         known = self._verbs.get(verb)
         return known(line) if known else _UNKNOWN
 
-    def _hold_back(self, verb: str) -> None:
-        self.delay_s = max(self.delay_s, self._rules.delays.get(verb, 0.0))
+    @property
+    def _is_wayward(self) -> bool:
+        rules = self._rules
+        return bool(rules.delays or rules.domain_delays or rules.faults)
+
+    def _domains_of(self, verb: str, line: bytes = b"") -> frozenset[str]:
+        """Of the recipients that `verb` is about."""
+        if verb == "RCPT":
+            path = _PATH.search(line)
+            return _domains([path[1].decode("utf-8", "surrogateescape")] if path else [])
+        return _domains(self._recipients) if verb in ("DATA", "DOT") else frozenset()
+
+    def _hold_back(self, verb: str, domains: Iterable[str] = ()) -> None:
+        rules = self._rules
+        of_domains = [rules.domain_delays.get((verb, domain), 0.0) for domain in domains]
+        self.delay_s = max(self.delay_s, rules.delays.get(verb, 0.0), *of_domains)
+
+    def _fault(self, verb: str, domains: Iterable[str] = ()) -> Fault | None:
+        """What is to go wrong now, if anything is."""
+        for fault in self._rules.faults:
+            if fault.command != verb or (fault.domain and fault.domain not in domains):
+                continue
+            if self._chance() < fault.odds:
+                return fault
+        return None
+
+    def _fail(self, fault: Fault) -> bytes:
+        """What is said then; a session that ends so `closes`."""
+        hangs_up = fault.reply in (DROP, TAKEN)
+        self.closes = hangs_up or fault.reply.startswith("421")
+        if self._on_fault is not None:
+            self._on_fault(fault.reply.split(" ")[0])
+        return b"" if hangs_up else f"{fault.reply}\r\n".encode()
+
+    def _starttls(self, line: bytes) -> bytes:
+        if not self._offers_tls:
+            return _UNKNOWN
+        self._offers_tls, self.encrypts = False, True
+        self._buffer.clear()  # what came before the handshake is nobody's word
+        self._rset(line)
+        return _READY_FOR_TLS
 
     def _ehlo(self, line: bytes) -> bytes:
         self._rset(line)
-        return _EHLO if self._rules.pipelining else _EHLO_ONE_BY_ONE
+        offered = _EHLO if self._rules.pipelining else _EHLO_ONE_BY_ONE
+        return offered.replace(b"250 ", b"250-STARTTLS\r\n250 ") if self._offers_tls else offered
 
     def _rset(self, _: bytes) -> bytes:
         self._reverse_path = None
@@ -128,7 +188,7 @@ class SinkSession:
         return _OK
 
     def _quit(self, _: bytes) -> bytes:
-        self.closing = True
+        self.closes = True
         return _CLOSING
 
     def _mail(self, line: bytes) -> bytes:
@@ -172,19 +232,28 @@ class SinkSession:
         of the DATA command (RFC 5321 4.1.1.4).
         """
         if self._buffer.startswith(b".\r\n"):
-            self._arrive(b"", 3)
-            return _OK
+            return self._arrive(b"", 3)
         end = self._buffer.find(b"\r\n.\r\n", self._scanned)
         if end < 0:
             self._scanned = max(0, len(self._buffer) - 4)
             return None
-        self._arrive(bytes(self._buffer[: end + 2]), end + 5)
-        return _OK
+        return self._arrive(bytes(self._buffer[: end + 2]), end + 5)
 
-    def _arrive(self, content: bytes, used: int) -> None:
+    def _arrive(self, content: bytes, used: int) -> bytes:
+        """The reply to the final dot."""
         del self._buffer[:used]
-        self._hold_back("DOT")
-        content = unstuffed(content)
+        fault = None
+        if self._is_wayward:
+            domains = self._domains_of("DOT")
+            self._hold_back("DOT", domains)
+            fault = self._fault("DOT", domains)
+        if fault is None or fault.reply == TAKEN:
+            self._take(unstuffed(content))
+        self._in_content = False
+        self._rset(b"")
+        return _OK if fault is None else self._fail(fault)
+
+    def _take(self, content: bytes) -> None:
         self._record(
             Arrival(
                 self._clock(),
@@ -196,8 +265,10 @@ class SinkSession:
                 content if self._keep_content else None,
             )
         )
-        self._in_content = False
-        self._rset(b"")
+
+
+def _domains(recipients: Iterable[str]) -> frozenset[str]:
+    return frozenset(recipient.lower().rpartition("@")[2] for recipient in recipients)
 
 
 def unstuffed(content: bytes) -> bytes:

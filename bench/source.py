@@ -1,8 +1,7 @@
 """A load generator: kept SMTP sessions that hand over messages as fast as they are answered.
 
-As a library: `Source(address, port, sessions=20).run(submissions)` gives one Receipt for
-each Submission.  As a program: `python -m gwrelay_bench.source 127.0.0.1:2525 --messages
-10000 --size 4096`, which prints a summary as one JSON object.
+`Source(address, port, sessions=20).run(submissions)` gives one Receipt for each Submission.  What
+people are given is `gwrelay bench source` (sending.py), which costs a fifth of this.
 
 MAIL, RCPT and DATA leave in one write when the server offers PIPELINING (RFC 2920).  Uses
 gevent's own sockets, so it works the same in a patched process and in a plain one.
@@ -11,13 +10,10 @@ gevent's own sockets, so it works the same in a patched process and in a plain o
 import socket as flags
 import time
 from collections.abc import Callable, Iterable, Iterator
-from json import dumps
 
-import click
 import gevent
 from gevent import socket
 
-from gwrelay_bench.figures import latency
 from gwrelay_bench.submission import (
     Receipt,
     Submission,
@@ -185,41 +181,3 @@ def load(messages: int, size_bytes: int, recipients: int, domain: str) -> Iterat
     mailboxes = tuple(f"r{number}@{domain}" for number in range(recipients))
     for number in range(messages):
         yield Submission(f"s{number}@source.example", mailboxes, content)
-
-
-def summary(receipts: list[Receipt], elapsed_s: float) -> dict[str, object]:
-    """Counts, rate, and the time from final dot to 250 in milliseconds."""
-    accepted = [receipt for receipt in receipts if receipt.accepted]
-    times = [receipt.answered_at - receipt.sent_at for receipt in accepted]
-    failed = {f"{r.code} {r.text}" for r in receipts if not r.accepted}
-    return {
-        "messages": len(receipts),
-        "accepted": len(accepted),
-        "seconds": round(elapsed_s, 3),
-        "messages_per_s": round(len(accepted) / elapsed_s, 1) if elapsed_s else None,
-        "dot_to_250_ms": latency(times),
-        "failures": sorted(failed)[:10],
-    }
-
-
-@click.command()
-@click.argument("server", metavar="ADDR:PORT")
-@click.option("--sessions", default=20, show_default=True)
-@click.option("--messages", default=10_000, show_default=True)
-@click.option("--size", default=4096, show_default=True, help="Bytes of content.")
-@click.option("--recipients", default=1, show_default=True, help="Of each message.")
-@click.option("--domain", default="sink.example", show_default=True)
-@click.option("--kept/--no-kept", default=True, help="Keep sessions, or one for each message.")
-def main(server, sessions, messages, size, recipients, domain, kept) -> None:  # type: ignore[no-untyped-def]
-    """Send mail to ADDR:PORT as fast as it is taken."""
-    address, _, port = server.rpartition(":")
-    source = Source(address, int(port), sessions=sessions, kept=kept)
-    started = time.perf_counter()
-    receipts = source.run(load(messages, size, recipients, domain))
-    outcome = summary(receipts, time.perf_counter() - started)
-    print(dumps(outcome))
-    raise SystemExit(0 if outcome["accepted"] == messages else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,9 @@ def print_results(results: Sequence[Result], console: Console) -> None:
     """One section for each: what sets it apart, then its figures with baseline and target."""
     if not results:
         return
-    table = Table("", "measured", "baseline", "target", title_justify="left")
+    compared = any(result.baseline or result.targets for result in results)
+    columns = ("measured", "baseline", "target") if compared else ("measured",)
+    table = Table("", *columns, title_justify="left")
     table.title = f"gwrelay bench {results[0].bench}"
     for column in table.columns[1:3]:
         column.justify = "right"
@@ -23,9 +25,9 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         apart = [f"{k} {v}" for k, v in result.settings.items() if k not in shared]
         table.add_section()
         if apart:
-            table.add_row(f"[bold]{escape(', '.join(apart))}", "", "", "")
+            table.add_row(f"[bold]{escape(', '.join(apart))}")
         for row in _rows(result):
-            table.add_row(*row)
+            table.add_row(*row[: 1 + len(columns)])
     console.print(table)
     for name, value in {**system(), **shared}.items():
         console.print(f"  {name:20} {escape(str(value))}", style="dim")

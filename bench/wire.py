@@ -44,7 +44,11 @@ class Wire:
             sent = 0
         if sent < len(words):
             self.unsent = words[sent:]
-            self._poll.modify(self.descriptor, select.EPOLLIN | select.EPOLLOUT)
+            self.await_room()
+
+    def await_room(self) -> None:
+        """Have the poll tell when something can be sent; of one that connects, when it has."""
+        self._poll.modify(self.descriptor, select.EPOLLIN | select.EPOLLOUT)
 
     def flush(self) -> None:
         """Send what could not be sent yet; to be called when there may be room."""

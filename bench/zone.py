@@ -24,9 +24,9 @@ from gevent.server import DatagramServer, StreamServer
 #: in full and a trailing dot: {"d.example": {"MX": ["10 mx.d.example."]}}.
 Table = Mapping[str, Mapping[str, list[str]]]
 
-#: Seconds, for every record and for the lack of one.
+#: Seconds, for every record and for the lack of one, unless something else is wanted.
 TTL_S = 60
-_SOA = f"ns.invalid. hostmaster.invalid. 1 3600 600 86400 {TTL_S}"
+_SOA = "ns.invalid. hostmaster.invalid. 1 3600 600 86400 {}"
 #: CNAMEs followed for one question; a loop in the table ends here.
 _CHAIN_LIMIT = 8
 #: What fits a UDP answer to a client without EDNS (RFC 1035 4.2.1).
@@ -40,8 +40,11 @@ class NameServer:
     (name, type).
     """
 
-    def __init__(self, table: Table, address: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, table: Table, address: str = "127.0.0.1", port: int = 0, *, ttl_s: int = TTL_S
+    ) -> None:
         self.table = table
+        self._ttl_s = ttl_s
         self.questions: Counter[tuple[str, str]] = Counter()
         self._stream = StreamServer((address, port), self._converse)
         self._stream.start()
@@ -78,7 +81,7 @@ class NameServer:
         for question in query.question:
             key = question.name.to_text(omit_final_dot=True).lower()
             self.questions[key, dns.rdatatype.to_text(question.rdtype)] += 1
-        response = answer(query, self.table)
+        response = answer(query, self.table, self._ttl_s)
         limit = max(_PLAIN_UDP_BYTES, query.payload) if udp else 65535
         return response.to_wire(max_size=limit, prefer_truncation=True)
 
@@ -90,17 +93,17 @@ def one_exchange_each(addresses: Mapping[str, str]) -> Table:
     }
 
 
-def answer(query: dns.message.Message, table: Table) -> dns.message.Message:
+def answer(query: dns.message.Message, table: Table, ttl_s: int = TTL_S) -> dns.message.Message:
     """What `table` says to `query`: records, no such type, or no such name."""
     response = dns.message.make_response(query, recursion_available=True)
     if query.opcode() != dns.opcode.QUERY or len(query.question) != 1:
         response.set_rcode(dns.rcode.NOTIMP)
         return response
     question = query.question[0]
-    response.answer.extend(_chain(question.name, question.rdtype, table))
+    response.answer.extend(_chain(question.name, question.rdtype, table, ttl_s))
     last = response.answer[-1] if response.answer else None
     if last is None or last.rdtype != question.rdtype:
-        response.authority.append(_rrset(dns.name.root, "SOA", [_SOA]))
+        response.authority.append(_rrset(dns.name.root, "SOA", [_SOA.format(ttl_s)], ttl_s))
         missing = question.name if last is None else last[0].target
         if _key(missing) not in table:
             response.set_rcode(dns.rcode.NXDOMAIN)
@@ -108,18 +111,18 @@ def answer(query: dns.message.Message, table: Table) -> dns.message.Message:
 
 
 def _chain(
-    name: dns.name.Name, rdtype: dns.rdatatype.RdataType, table: Table
+    name: dns.name.Name, rdtype: dns.rdatatype.RdataType, table: Table, ttl_s: int
 ) -> Iterator[dns.rrset.RRset]:
     """The records of `name`, with the CNAMEs on the way to them."""
     wanted = dns.rdatatype.to_text(rdtype)
     for _ in range(_CHAIN_LIMIT):
         records = table.get(_key(name), {})
         if wanted in records:
-            yield _rrset(name, wanted, records[wanted])
+            yield _rrset(name, wanted, records[wanted], ttl_s)
             return
         if "CNAME" not in records:
             return
-        alias = _rrset(name, "CNAME", records["CNAME"])
+        alias = _rrset(name, "CNAME", records["CNAME"], ttl_s)
         yield alias
         name = alias[0].target
 
@@ -128,5 +131,5 @@ def _key(name: dns.name.Name) -> str:
     return str(name.to_text(omit_final_dot=True)).lower()
 
 
-def _rrset(name: dns.name.Name, rdtype: str, texts: list[str]) -> dns.rrset.RRset:
-    return dns.rrset.from_text_list(name, TTL_S, dns.rdataclass.IN, rdtype, texts)
+def _rrset(name: dns.name.Name, rdtype: str, texts: list[str], ttl_s: int) -> dns.rrset.RRset:
+    return dns.rrset.from_text_list(name, ttl_s, dns.rdataclass.IN, rdtype, texts)

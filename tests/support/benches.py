@@ -2,8 +2,13 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +37,35 @@ def started(*arguments: str, timeout: float = 120) -> subprocess.CompletedProces
         text=True,
         timeout=timeout,
     )
+
+
+@contextmanager
+def serving(
+    *arguments: str, number: int = signal.SIGTERM
+) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
+    """A tool that serves until it gets the signal `number`: its port, and a call that ends it and
+    gives its line of JSON."""
+    words = [sys.executable, "-m", "gwrelay", "bench", *arguments, "--json"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+
+    def end() -> dict[str, Any]:
+        os.killpg(process.pid, number)
+        out, said = process.communicate(timeout=20)
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+        return dict(json.loads(out))
+
+    try:
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        ready = re.search(r":(\d+)$", first)
+        assert ready is not None, first + process.stderr.read()
+        yield int(ready[1]), end
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
