@@ -16,7 +16,7 @@ from gwrelay_bench.ledger import AGAIN, ARRIVED
 from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.loopback import free_port
 from gwrelay_bench.measure import Target
-from gwrelay_bench.passing import Passage, Plan, of_relay, run
+from gwrelay_bench.passing import Passage, Plan, between, of_relay, run
 from gwrelay_bench.relays import Relay
 from gwrelay_bench.rounds import Contest, contest, take_turns, tell
 from gwrelay_bench.scenario import Bench, as_module, scenario
@@ -65,7 +65,7 @@ def _measure(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, Any
         address = relay.start(place, onward)
         before = passage.used()
         passage.send(address, until_arrived=False)
-        full = passage.used()
+        full, counted = passage.used(), relay.counted()
         stopping_at = time.time()
         relay.stop()
         with passage.sink():
@@ -92,7 +92,9 @@ def _measure(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, Any
             "drained_per_s": round(
                 plan.load.messages / (arrivals[-1] - min(ready_at, arrivals[0])), 1
             ),
+            "dot_to_250_ms": between(ledger.sent_at, ledger.answered_at),
             "again": ledger.counters[AGAIN],
+            **counted,
             **of_relay(plan.load.messages, before, full),
             "drain_cpu_s_per_1000": of_relay(plan.load.messages, anew, drained)["cpu_s_per_1000"],
             "peak_bytes": drained.peak_bytes,

@@ -15,8 +15,10 @@ import click
 from gwrelay_bench.figures import latency_from
 from gwrelay_bench.gateway import Gateway, among_ours, flags
 from gwrelay_bench.halves import Half, Halves
-from gwrelay_bench.machine import raise_file_limit
+from gwrelay_bench.machine import footprint, raise_file_limit
 from gwrelay_bench.measure import Result, Target
+from gwrelay_bench.relays import counted_at
+from gwrelay_bench.rounds import AS_IT_COMES, gateway_option
 from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
 from gwrelay_bench.sender import Errand, SenderDied
 from gwrelay_bench.sinksession import Arrival
@@ -58,6 +60,7 @@ _NAMED = 10
     "--interval", type=click.FloatRange(min=0, min_open=True), default=0.05, show_default=True,
     help="Seconds between two of its messages.",
 )  # fmt: skip
+@gateway_option
 @scenario
 def command(
     bench: Bench,
@@ -67,6 +70,7 @@ def command(
     campaign: int,
     seconds: float,
     interval: float,
+    gateway: tuple[str, ...],
 ) -> None:
     """A campaign, dead hosts and slow ones: the latency of another sender's mail."""
     raise_file_limit()
@@ -90,20 +94,23 @@ def command(
         "interval_s": interval,
         "bytes": _MESSAGE_BYTES,
         "campaign_sessions": _CAMPAIGN_SESSIONS,
-        "cores_shared_by": "the gateway (one process), senders, sinks",
+        "flags": " ".join(gateway) or AS_IT_COMES,
+        "cores_shared_by": "the gateway, senders, sinks",
     }
     try:
         with Hosts(mixed) as hosts:
             # All that bears on the trouble is as it comes.
-            words = flags(among_ours(hosts.dns_port, hosts.smtp_port))
-            gateway = Gateway(bench.directory, words)
+            words = [*flags(among_ours(hosts.dns_port, hosts.smtp_port)), *gateway]
+            running = Gateway(bench.directory, words)
             try:
-                halves = Halves(bench, hosts, gateway, gateway.await_ready())
+                halves = Halves(bench, hosts, running, running.await_ready())
                 calm = halves.run("the second sender alone", alone)
                 rough = halves.run("beside the campaign", alone._replace(name="beside"), crowd)
-                gateway.stop()
+                counted = counted_at(str(bench.directory / "spool" / "admin.sock"))
+                counted["processes"] = footprint(running.pid)[1]
+                running.stop()
             finally:
-                gateway.kill()
+                running.kill()
     except (NotDead, SenderDied) as error:
         raise BenchFailed(str(error)) from error
     arrivals = [*hosts.arrivals_at_well, *hosts.arrivals_at_slow]
@@ -114,7 +121,7 @@ def command(
         raise BenchFailed(
             f"{len(lost)} messages neither arrived nor are in the spool: {', '.join(lost[:_NAMED])}"
         )
-    bench.tell(result(settings, calm, rough, arrivals))
+    bench.tell(result(settings, calm, rough, arrivals, counted))
 
 
 def missing(
@@ -126,9 +133,14 @@ def missing(
 
 
 def result(
-    settings: Mapping[str, Any], calm: Half, rough: Half, arrivals: Iterable[Arrival]
+    settings: Mapping[str, Any],
+    calm: Half,
+    rough: Half,
+    arrivals: Iterable[Arrival],
+    counted: Mapping[str, Any] = {},
 ) -> Result:
-    """The figures of the rough half beside those of the calm one, with nothing lost."""
+    """The figures of the rough half beside those of the calm one, with nothing lost, and what was
+    `counted` in both; the ratio is that of the second sender's p99."""
     arrived_at: dict[str, float] = {}
     times: Counter[str] = Counter()
     for arrival in arrivals:
@@ -148,22 +160,25 @@ def result(
         "second_ms_while_campaign_enters": latency_from(during, arrived_at),
         "campaign_accepted": len(accepted),
         "campaign_accepted_per_s": round(campaign.accepted_per_s, 1),
-        # Near 1.0 the gateway, one process, limits the rate; far below, those who share the cores.
+        # Near its number of workers the gateway limits the rate; far below, who shares the cores.
         "gateway_cores_while_campaign_enters": rough.cores_for_campaign,
         "campaign_arrived": arrived,
         "campaign_waiting": len(accepted) - arrived,
         "arrived_again": times.total() - len(times),
+        **counted,
     }
     limits = {
         name: round(max(_SLOWER * milliseconds, _ALWAYS_MS), 1)
         for name, milliseconds in baseline["second_ms"].items()
         if name != "max"
     }
+    before, now = (half["second_ms"].get("p99", 0.0) for half in (baseline, figures))
     return Result(
         "mixed",
         settings,
         figures,
         baseline,
+        now / before if before else None,
         targets=[
             # Most of a long half comes after the campaign, whose time is told apart for that.
             *(

@@ -179,19 +179,20 @@ def figures(ledger: Ledger, load: Load) -> dict[str, Any]:
     found: dict[str, Any] = {
         "per_s": round(count / (ended_at - began_at), 1),
         "accepted_per_s": round(count / (answered_at - began_at), 1),
-        "dot_to_250_ms": _between(ledger.sent_at, ledger.answered_at),
+        "dot_to_250_ms": between(ledger.sent_at, ledger.answered_at),
         # 0 where the sink was faster than the source was to read its 250.
-        "to_arrival_ms": _between(ledger.answered_at, ledger.arrived_at),
+        "to_arrival_ms": between(ledger.answered_at, ledger.arrived_at),
         "again": ledger.counters[AGAIN],
     }
     if load.rate_per_s:
         # From when it should have begun: a source that is held up must not hide it.
         due_at = [load.due_at(number, began_at) for number in range(count)]
-        found["due_to_dot_ms"] = _between(due_at, ledger.sent_at)
+        found["due_to_dot_ms"] = between(due_at, ledger.sent_at)
     return found
 
 
-def _between(starts: Iterable[float], ends: Iterable[float]) -> dict[str, float] | None:
+def between(starts: Iterable[float], ends: Iterable[float]) -> dict[str, float] | None:
+    """Percentiles of the times from each of these to each of those, in milliseconds."""
     return latency([max(0.0, end - start) for start, end in zip(starts, ends, strict=True)])
 
 

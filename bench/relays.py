@@ -156,17 +156,7 @@ class GatewayRelay(Relay):
             self._gateway = None
 
     def counted(self) -> dict[str, Any]:
-        """Syncs, and how late the loop was when it looked, in milliseconds: what is measured falls
-        into classes, and the upper end of one is told."""
-        syncs, late, bounds = 0.0, Counter[int](), list[float]()
-        for path in workers_at(self._control).values():
-            for family in ask(path, "metrics").items:
-                if family["name"] == "spool_syncs":
-                    syncs += sum(value for _, value in family["samples"])
-                elif family["name"] == "loop_lag_seconds":
-                    bounds = family["bounds"]
-                    late.update(dict(enumerate(family["counts"])))
-        return {"syncs": round(syncs), "loop_lag_ms": lag_ms(late, bounds)}
+        return counted_at(self._control)
 
 
 class PostfixRelay(Relay):
@@ -206,6 +196,21 @@ class PostfixRelay(Relay):
         """The next start() is one of a new Postfix."""
         self.stop()
         self._postfix = None
+
+
+def counted_at(control: str) -> dict[str, Any]:
+    """What all workers of the gateway with that control socket have counted: syncs, and how late
+    their loops were when they looked, in milliseconds: what is measured falls into classes, and
+    the upper end of one is told."""
+    syncs, late, bounds = 0.0, Counter[int](), list[float]()
+    for path in workers_at(control).values():
+        for family in ask(path, "metrics").items:
+            if family["name"] == "spool_syncs":
+                syncs += sum(value for _, value in family["samples"])
+            elif family["name"] == "loop_lag_seconds":
+                bounds = family["bounds"]
+                late.update(dict(enumerate(family["counts"])))
+    return {"syncs": round(syncs), "loop_lag_ms": lag_ms(late, bounds)}
 
 
 def await_greeting(address: Address) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from gwrelay.config import TABLE
 from gwrelay.processes.cores import usable_cores
 from gwrelay_bench.figures import middle
 from gwrelay_bench.load import Load
@@ -34,7 +35,8 @@ TUNING = {
 _MIB = 1024 * 1024
 #: Of a worker; of content, which is --resident-bodies; of a session.
 _WORKER_BYTES, _BODIES_BYTES, _SESSION_BYTES = 150 * _MIB, 64 * _MIB, 40 * 1024
-_NONE = "as it comes"
+#: Of flags, where there are none.
+AS_IT_COMES = "as it comes"
 #: Accept and deliver together.
 LEAN = Target("cpu_s_per_1000", at_most=0.30)
 
@@ -54,10 +56,10 @@ class Contest(NamedTuple):
 
     @property
     def workers(self) -> int:
-        """What --gateway says of them."""
+        """What --gateway says of them, or else how the gateway comes."""
         told = [word.removeprefix("--workers=") for word in self.words if "--workers=" in word]
         told += [self.words[n + 1] for n, word in enumerate(self.words[:-1]) if word == "--workers"]
-        said = told[-1] if told else "auto"
+        said = told[-1] if told else str(TABLE["workers"].default)
         return usable_cores() if said == "auto" else int(said)
 
     def most_bytes(self, sessions: int) -> Target:
@@ -78,6 +80,18 @@ class Scores(NamedTuple):
     tuning: dict[str, str]
 
 
+def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+
+
+gateway_option = click.option(
+    "--gateway", default="", metavar="FLAGS", callback=_words, help="More flags of the gateway."
+)
+
+
 def contest(
     *, messages: int, size: str = "4K", sessions: int | None = 20, fewest: int = 1
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -96,10 +110,7 @@ def contest(
             "--postfix", type=click.Choice([DEFAULT, TUNED, BOTH]), default=BOTH,
             show_default=True, help="As it comes, or opened up.",
         ),
-        click.option(
-            "--gateway", default="", metavar="FLAGS", callback=_words,
-            help="More flags of the gateway.",
-        ),
+        gateway_option,
     ]  # fmt: skip
     if sessions is not None:
         many = click.option(
@@ -203,14 +214,14 @@ def tell(
         "runs": len(scores.gateway),
         "cores_shared_by": "relay, source, sink",
     }
-    gateway = {**told, "relay": "gateway", "flags": scores.flags or _NONE}
+    gateway = {**told, "relay": "gateway", "flags": scores.flags or AS_IT_COMES}
     ratio = _ratio(scores.gateway, scores.straight, rate)
     found["runs"] = [one[rate] for one in scores.gateway]
     bench.tell(Result(name, gateway, found, limit, ratio, targets=targets))
     for configuration, rounds in scores.postfix.items():
         rival_told = {
             **told, "relay": f"Postfix {version()}, {configuration}",
-            "flags": scores.tuning[configuration] or _NONE,
+            "flags": scores.tuning[configuration] or AS_IT_COMES,
         }  # fmt: skip
         figures = {**middle(rounds), "runs": [one[rate] for one in rounds]}
         ratio = _ratio(rounds, scores.straight, rate)
@@ -225,10 +236,3 @@ def _ratio(ours: Sequence[Figures], theirs: Sequence[Figures], figure: str) -> f
     ]
     ratios = [one / other for one, other in pairs if one is not None and other]
     return round(median(ratios), 3) if ratios else None
-
-
-def _words(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(value))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r}: {error}") from None

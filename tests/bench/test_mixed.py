@@ -40,6 +40,20 @@ def test_all_is_accounted_for_and_the_second_senders_mail_arrives(tmp_path: Path
         assert limits[f"second_ms.{name}"]["at_most"] == pytest.approx(most, abs=0.1)
 
 
+def test_flags_for_the_gateway_are_its_own_and_are_told(tmp_path: Path) -> None:
+    few = ("--destinations", "5", "--dead-share", "0", "--slow-share", "0")
+    short = ("--campaign", "50", "--seconds", "0.5", "--interval", "0.05")
+    [line] = bench(tmp_path, "mixed", *few, *short, "--gateway", "--workers 2")
+    found = line["figures"]
+    assert line["settings"]["flags"] == "--workers 2"
+    # A supervisor, and its workers: nobody else had a say in how many.
+    assert found["processes"] == 3
+    assert found["syncs"] > 0
+    assert "loop_lag_ms" in found
+    assert line["ratio"] > 0
+    assert found["campaign_arrived"] == 50
+
+
 def test_without_a_host_that_is_well_there_is_nothing_to_measure(tmp_path: Path) -> None:
     done = started("mixed", "--dead-share", "1", "--dir", str(tmp_path))
     assert done.returncode != 0

@@ -75,6 +75,7 @@ def test_faults_are_counted_alike_and_what_was_taken_in_silence_is_known() -> No
         found = end()["figures"]
     answers, failed = told["answers"], found["faults"]
     assert sum(answers.values()) == 300
+    assert set(answers) == {"250", "421", "450", "550", "lost"}
     assert answers["450"] == failed["450"] > 0
     assert answers["550"] == failed["550"] > 0
     assert answers["421"] == failed["421"] > 0
@@ -165,6 +166,14 @@ def test_it_waits_for_a_server_that_is_about_to_listen() -> None:
     finally:
         early.kill()
         early.communicate()
+
+
+def test_it_waits_no_longer_than_that_for_a_server_that_does_not_come() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        done = started("source", "--to", f"127.0.0.1:{nobody.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "nobody takes mail" in done.stderr
 
 
 def test_a_port_that_is_taken_is_said() -> None:

@@ -113,8 +113,10 @@ def test_a_backlog_is_taken_kept_over_a_stop_and_drained(tmp_path: Path) -> None
     [line] = bench(tmp_path, "backlog", "--messages", "300", "--sessions", "5", "--runs", "1")
     found = line["figures"]
     assert found["again"] == 0
-    for figure in ("accepted_per_s", "last_over_first", "ready_s", "drained_per_s"):
+    for figure in ("accepted_per_s", "last_over_first", "ready_s", "drained_per_s", "syncs"):
         assert found[figure] > 0
+    assert 0 < found["dot_to_250_ms"]["p50"] <= found["dot_to_250_ms"]["p99"]
+    assert "loop_lag_ms" in found
     limits = {target["figure"]: target for target in line["targets"]}
     assert limits["ready_s"]["at_most"] == 1.5
 
