@@ -278,6 +278,7 @@ def bench_group() -> None:
 
     Each of them prints what it measured beside a baseline of the same run and what should be
     reached; a target that is missed is no failure.  With --json the figures are lines of JSON.
+    The last four are tools: a source, a sink and a name server for loads of your own, and pictures.
     """
 
 

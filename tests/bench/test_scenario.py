@@ -9,18 +9,18 @@ import pytest
 from gwrelay.cli import run
 from gwrelay_bench import scenario
 from gwrelay_bench.machine import Filesystem, filesystem, footprint, tree_bytes, usage
-from gwrelay_bench.scenarios import NAMES
+from gwrelay_bench.scenarios import NAMES, TOOLS
 from support.benches import started
 from support.processes import await_true
 
 TINY = ("append", "--waiters", "1", "--seconds", "0.02", "--rounds", "1")
 
 
-def test_help_lists_every_scenario_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_scenario_and_tool_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--help"]) == 0
     listed = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
     told = {line.split()[0]: line.split(None, 1)[1] for line in listed if line[2:3].strip()}
-    assert sorted(told) == sorted(NAMES)
+    assert sorted(told) == sorted([*NAMES, *TOOLS])
     assert all(len(line) > 10 for line in told.values())
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from support.benches import serving, started
 from support.peer import DROP, Peer
+from support.processes import await_true
 
 
 def source(port: int, *words: str, status: int = 0) -> dict[str, Any]:
@@ -151,6 +152,22 @@ def test_a_sink_ends_on_ctrl_c_too_and_says_what_came() -> None:
     with serving("sink", "--port", "0", number=signal.SIGINT) as (port, end):
         source(port, "--messages", "4")
         assert end()["figures"]["messages"] == 4
+
+
+def test_processes_of_a_sink_end_with_it_however_that_was() -> None:
+    words = [sys.executable, "-m", "gwrelay", "bench", "sink", "--port", "0"]
+    sink = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert sink.stderr is not None
+        port = int(sink.stderr.readline().rpartition(":")[2])
+        children = Path(f"/proc/{sink.pid}/task/{sink.pid}/children").read_text().split()
+    finally:
+        sink.kill()
+        sink.communicate(timeout=20)
+    assert children
+    await_true(lambda: not any(Path("/proc", child).exists() for child in children), "it lives")
+    with socket.socket() as late:
+        assert late.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_it_waits_for_a_server_that_is_about_to_listen() -> None:
