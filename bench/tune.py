@@ -49,6 +49,8 @@ class Outcome(NamedTuple):
     trials: list[Trial]
     #: Those to use, by flag, that are not as the gateway comes.
     settings: dict[str, str]
+    #: Until a next hop that is far replies.
+    delay_s: float
 
 
 def tune(parent: Path | None, job: Job, *, as_json: bool) -> int:
@@ -77,7 +79,7 @@ class Tuning:
         self._overhead_s = 0.0
         self._run_s = _SHORT_RUN_S
         self._rounds = _ROUNDS[-1]
-        self.outcome = Outcome({}, {}, [], {})
+        self.outcome = Outcome({}, {}, [], {}, job.delay_s)
 
     def run(self) -> None:
         self._look_around()
@@ -91,7 +93,7 @@ class Tuning:
         began_at = time.monotonic()
         usual = run(self._bench, near, GatewayRelay({}, ()), "as it comes")
         self._overhead_s = time.monotonic() - began_at - _FIRST / usual[RATE]
-        self.outcome = Outcome(straight, usual, [], {})
+        self.outcome = self.outcome._replace(straight=straight, usual=usual)
         values = sum(len(knob.values) for knob in self._knobs)
         for rounds in _ROUNDS:
             self._rounds = rounds

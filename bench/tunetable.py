@@ -47,7 +47,7 @@ def print_outcome(
         console.print("Interrupted; this is known so far.")
     tried = [trial for trial in outcome.trials if trial.rounds]
     if tried:
-        console.print(_table(tried, outcome.settings))
+        console.print(_table(tried, outcome.settings, outcome.delay_s))
         console.print(
             "\n  CPU s     of the gateway, for 1,000 messages\n"
             "  p99 ms    from the final dot to the 250\n"
@@ -60,10 +60,10 @@ def print_outcome(
         limit = f"{outcome.straight[RATE]:,.0f} messages/s straight into the sink"
         for name, value in {**system(), **place, "limit": limit}.items():
             console.print(f"  {name:20} {escape(str(value))}", style="dim")
-    _print_advice(console, outcome.settings)
+    _print_advice(console, outcome.settings, outcome.delay_s)
 
 
-def _print_advice(console: Console, settings: Mapping[str, str]) -> None:
+def _print_advice(console: Console, settings: Mapping[str, str], delay_s: float) -> None:
     if not settings:
         console.print("Nothing was found to be better than the gateway as it comes.")
         return
@@ -75,6 +75,12 @@ def _print_advice(console: Console, settings: Mapping[str, str]) -> None:
         _verbatim(console, line)
     console.print("\nTo see it again:\n")
     _verbatim(console, f'gwrelay bench relay_one_site --gateway "{words}"')
+    sessions = settings.get("--site-concurrency")
+    if sessions is not None and delay_s:
+        # To the next hop of the other, which is near, more sessions only cost.
+        _verbatim(
+            console, f"gwrelay bench wan --delay {1000 * delay_s:g} --site-concurrency {sessions}"
+        )
 
 
 def _verbatim(console: Console, text: str) -> None:
@@ -82,7 +88,7 @@ def _verbatim(console: Console, text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def _table(trials: Sequence[Trial], settings: Mapping[str, str]) -> Table:
+def _table(trials: Sequence[Trial], settings: Mapping[str, str], delay_s: float) -> Table:
     table = Table("", "msg/s", "CPU s", "p99 ms", "beside", "", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:5]:
         column.justify = "right"
@@ -92,7 +98,7 @@ def _table(trials: Sequence[Trial], settings: Mapping[str, str]) -> Table:
         if flag != above:
             above = flag
             table.add_row()
-            far = "far next hop" if trial.knob.is_far else ""
+            far = f"replies in {1000 * delay_s:g} ms" if trial.knob.is_far else ""
             table.add_row(f"[bold]{flag}", "", "", "", "", f"[dim]{far}")
             table.add_row(f"  {trial.kept}", *_figures(trial.beside), "", "what it was")
         table.add_row(f"  {trial.value}", *_figures(trial.rounds), *_told(trial, settings))

@@ -114,7 +114,9 @@ def test_each_value_has_as_many_rounds_as_the_one_beside_it(tmp_path: Path) -> N
     print_outcome(console, outcome, {}, interrupted=False)
     told = console.export_text()
     assert "site-concurrency" in told
-    assert "far next hop" in told
+    assert "replies in 10 ms" in told
+    shown = "gwrelay bench wan --delay 10 --site-concurrency 20" in told
+    assert shown == (outcome.settings != {})
     assert "straight into the sink" in told
 
 
