@@ -25,7 +25,7 @@ from gwrelay_bench.trials import (
     knobs,
     toml_of,
 )
-from gwrelay_bench.tune import Job, Tuning
+from gwrelay_bench.tune import Job, Outcome, Tuning
 from gwrelay_bench.tunetable import print_outcome
 
 KNOB = Knob("workers", ("1", "2", "4"))
@@ -115,9 +115,19 @@ def test_each_value_has_as_many_rounds_as_the_one_beside_it(tmp_path: Path) -> N
     told = console.export_text()
     assert "site-concurrency" in told
     assert "replies in 10 ms" in told
-    shown = "gwrelay bench wan --delay 10 --site-concurrency 20" in told
-    assert shown == (outcome.settings != {})
     assert "straight into the sink" in told
+
+
+def test_what_to_use_is_told_to_be_copied_and_how_to_see_it_again(tmp_path: Path) -> None:
+    settings = {"--site-concurrency": "50", "--site-concurrency-initial": "50"}
+    console = Console(record=True, width=40, file=(tmp_path / "told").open("w"))
+    print_outcome(console, Outcome({}, {}, [], settings, 0.01), {}, interrupted=False)
+    told = console.export_text().splitlines()
+    words = "--site-concurrency 50 --site-concurrency-initial 50"
+    assert f"gwrelay serve --spool DIR --hostname NAME {words}" in told
+    assert 'site-concurrency = "50"' in told
+    assert f'gwrelay bench relay_one_site --gateway "{words}"' in told
+    assert "gwrelay bench wan --delay 10 --site-concurrency 50" in told
 
 
 def test_without_time_left_nothing_is_tried_and_that_is_said(tmp_path: Path) -> None:
