@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +122,7 @@ def _run(server: tuple[str, int], load: Load, mix: Mix, auth: str, *, as_json: b
     directory = Path(tempfile.mkdtemp(prefix="gwrelay-source-"))
     try:
         ledger = Ledger(directory / "ledger", load.messages)
-        address = _resolved(server)
-        _await_listener(address)
+        address = await_listener(_resolved(server))
         sent = _send(address, load, mix, auth, ledger, console)
         result = Result("source", _settings(server, load, mix, auth), _figures(sent, load))
     finally:
@@ -139,19 +138,22 @@ def _run(server: tuple[str, int], load: Load, mix: Mix, auth: str, *, as_json: b
     return 0 if ledger.counters[ACCEPTED] == load.messages else 1
 
 
-def _await_listener(address: tuple[str, int]) -> None:
-    """One that starts at the same time needs a moment.  Raises BenchFailed."""
+def await_listener(addresses: Sequence[tuple[str, int]]) -> tuple[str, int]:
+    """The first of them where somebody listens: one that starts at the same time needs a moment.
+    Raises BenchFailed."""
     deadline = time.monotonic() + _START_S
     while True:
-        try:
-            socket.create_connection(address, _START_S).close()
-        except OSError as error:
-            if time.monotonic() > deadline:
-                where = "{}:{}".format(*address)
-                raise BenchFailed(f"nobody takes mail at {where}: {error.strerror}") from None
-            time.sleep(_POLL_S)
-        else:
-            return
+        for address in addresses:
+            try:
+                socket.create_connection(address, _START_S).close()
+            except OSError as error:
+                reason = error.strerror or error
+            else:
+                return address
+        if time.monotonic() > deadline:
+            where = ", ".join("{}:{}".format(*address) for address in addresses)
+            raise BenchFailed(f"nobody takes mail at {where}: {reason}")
+        time.sleep(_POLL_S)
 
 
 def _send(
@@ -221,13 +223,13 @@ def _settings(server: tuple[str, int], load: Load, mix: Mix, auth: str) -> dict[
     }
 
 
-def _resolved(server: tuple[str, int]) -> tuple[str, int]:
-    """Its first address."""
+def _resolved(server: tuple[str, int]) -> list[tuple[str, int]]:
+    """Its addresses."""
     try:
         found = socket.getaddrinfo(*server, type=socket.SOCK_STREAM)
     except OSError as error:
         raise ConfigError(f"--to: {server[0]!r} has no address: {error.strerror}") from None
-    return str(found[0][4][0]), server[1]
+    return [(str(one[4][0]), server[1]) for one in found]
 
 
 def _login(text: str) -> str:

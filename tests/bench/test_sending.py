@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gwrelay_bench.sending import await_listener
 from support.benches import serving, started
 from support.peer import DROP, Peer
 from support.processes import await_true
@@ -183,6 +184,20 @@ def test_it_waits_for_a_server_that_is_about_to_listen() -> None:
     finally:
         early.kill()
         early.communicate()
+
+
+def test_the_first_address_where_somebody_listens_is_the_one() -> None:
+    with socket.socket() as nobody, socket.create_server(("127.0.0.1", 0)) as somebody:
+        nobody.bind(("127.0.0.1", 0))
+        there = somebody.getsockname()
+        assert await_listener([nobody.getsockname(), there]) == there
+
+
+def test_a_sink_listens_on_ipv6_too() -> None:
+    with serving("sink", "--listen", "::1", "--port", "0") as (port, end):
+        done = started("source", "--to", f"[::1]:{port}", "--messages", "5")
+        assert done.returncode == 0, done.stderr
+        assert end()["figures"]["messages"] == 5
 
 
 def test_it_waits_no_longer_than_that_for_a_server_that_does_not_come() -> None:
