@@ -155,9 +155,12 @@ def test_a_sink_ends_on_ctrl_c_too_and_says_what_came() -> None:
         assert end()["figures"]["messages"] == 4
 
 
-def test_processes_of_a_sink_end_with_it_however_that_was() -> None:
+def test_processes_of_a_sink_end_with_it_however_that_was(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "gwrelay", "bench", "sink", "--port", "0"]
-    sink = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    sink = subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
     try:
         assert sink.stderr is not None
         port = int(sink.stderr.readline().rpartition(":")[2])

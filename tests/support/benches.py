@@ -67,5 +67,8 @@ def serving(
         yield int(ready[1]), end
     finally:
         watchdog.cancel()
-        process.kill()
-        process.communicate()
+        process.terminate()  # then it leaves no files behind
+        try:
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
