@@ -261,15 +261,16 @@ class Client:
 
     def _receive(self, deadline: float) -> bytes:
         """What the client sends before `deadline`, however slowly; b"" at its end."""
-        # In the clear, wait first: nearly always nothing has come yet, and an exception takes longer
-        # to say so.  Under TLS more may have come with what was read last.
+        # In the clear, wait first: nearly always nothing has come yet, and an exception takes
+        # longer to say so.  Under TLS more may have come with what was read last.
         source, waits = (self._sock, True) if self._tls is None else (self._tls, False)
         while True:
             # What is there though its time is over, because we had none ourselves, is taken.
-            if waits and not self._patience(deadline - time.monotonic()):
-                if not self._patience.has_come():
-                    self.end(TIMED_OUT)
-                    return b""
+            if waits and not (
+                self._patience(deadline - time.monotonic()) or self._patience.has_come()
+            ):
+                self.end(TIMED_OUT)
+                return b""
             try:
                 return source.recv(RECEIVE_BYTES)
             except BlockingIOError:
