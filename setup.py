@@ -8,6 +8,7 @@ BENCH = [
     "matplotlib>=3.9",
 ]
 TEST = [
+    *BENCH,
     "pytest>=8.3",
     "hypothesis>=6.100",
     "flufl.bounce>=5.0",
