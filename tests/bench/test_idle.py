@@ -11,7 +11,9 @@ from support.benches import bench
 
 @pytest.mark.parametrize("dead", ["refuses", "hangs"])
 def test_all_waits_for_a_dead_host_which_is_probed(tmp_path: Path, dead: str) -> None:
-    tiny = ("--messages", "60", "--seconds", "4", "--bad-time", "1s..1s", "--limit", "30")
+    # A probe of a host that hangs takes 3 s, and the next one begins up to 1 s later.
+    seconds = "8" if dead == "hangs" else "4"
+    tiny = ("--messages", "60", "--seconds", seconds, "--bad-time", "1s..1s", "--limit", "30")
     [line] = bench(tmp_path, "idle", *tiny, *(["--hangs"] if dead == "hangs" else []))
     assert line["settings"]["dead_host"] == dead
     assert line["settings"]["messages"] == 60
