@@ -17,7 +17,7 @@ from gwrelay_bench.acceptor import Acceptor, server_context
 from gwrelay_bench.ledger import AGAIN, ARRIVED, SPOILT, STRANGE, Ledger
 from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.loadtalk import Conversation
-from gwrelay_bench.machine import die_with_parent, raise_file_limit
+from gwrelay_bench.machine import die_with_parent, let_others_run, raise_file_limit
 from gwrelay_bench.submission import text_content
 
 _OURS = re.compile(rb"RCPT TO:<r(\d+)@", re.IGNORECASE)
@@ -59,6 +59,7 @@ class LoadSink(Acceptor):
 if __name__ == "__main__":
     die_with_parent()
     raise_file_limit()
+    let_others_run()
     load = Load(**loads(sys.argv[3]))
     ledger = Ledger(Path(sys.argv[2]), load.messages)
     sink = LoadSink(Reception(**loads(sys.argv[1])), load, ledger)

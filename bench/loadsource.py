@@ -22,7 +22,7 @@ from pathlib import Path
 
 from gwrelay_bench.ledger import ACCEPTED, ANSWERED, Ledger
 from gwrelay_bench.load import Load
-from gwrelay_bench.machine import die_with_parent, raise_file_limit
+from gwrelay_bench.machine import die_with_parent, let_others_run, raise_file_limit
 from gwrelay_bench.submission import text_content, wire_content
 from gwrelay_bench.wire import Wire
 
@@ -256,6 +256,7 @@ if __name__ == "__main__":
     load = Load(**loads(words))
     die_with_parent()
     raise_file_limit()
+    let_others_run()
     source = LoadSource((address, int(port)), load, Ledger(Path(path), load.messages))
     source.run()
     print(dumps({"cpu_s": time.process_time(), "lost": source.lost, "said": sorted(source.said)}))

@@ -1,20 +1,21 @@
 """The load generator and sink for throughput: what the ledger says is what happened."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gwrelay_bench.certificate import make_certificate
-from gwrelay_bench.child import port_of
+from gwrelay_bench.child import Child, running
 from gwrelay_bench.ledger import (
     ACCEPTED,
     AGAIN,
@@ -38,10 +39,14 @@ CONTENT = text_content(SIZE)
 
 @contextmanager
 def sinking(ledger: Ledger, **settings: Any) -> Iterator[int]:
+    with sink(ledger, **settings) as child:
+        yield child.port
+
+
+def sink(ledger: Ledger, **settings: Any) -> AbstractContextManager[Child]:
     words = (Reception(**settings), Load(ledger.messages, SIZE, 1))
     reception, load = (json.dumps(one._asdict()) for one in words)
-    with port_of("gwrelay_bench.loadsink", reception, str(ledger.path), load) as port:
-        yield port
+    return running("gwrelay_bench.loadsink", reception, str(ledger.path), load)
 
 
 def source(port: int, ledger: Ledger, sessions: int, **settings: Any) -> dict[str, Any]:
@@ -262,3 +267,9 @@ def test_what_was_reset_is_no_part_of_the_envelope() -> None:
     sink.receive(envelope + b"RSET\r\n" + envelope + b"DATA\r\n")
     sink.receive(b".\r\n")
     assert found == [envelope]
+
+
+def test_the_sink_takes_no_core_from_what_it_measures(tmp_path: Path) -> None:
+    with sink(Ledger(tmp_path / "ledger", 1)) as child:
+        assert os.sched_getscheduler(child.pid) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) != os.SCHED_BATCH
