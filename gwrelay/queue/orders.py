@@ -71,13 +71,17 @@ class Orders:
         )
 
     def retry(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
-        """Let what waits be due now, whatever it waits for."""
+        """Let what waits be due now, whatever it waits for.
+
+        What the log has due already is so after a restart too: nothing is written of a backlog
+        that waits for its turn.
+        """
         now = self._clock()
         return self._obey(
             message_id,
             numbers,
             (WAITING,),
-            lambda part: part._replace(due_at=now),
+            lambda part: part if part.due_at <= now else part._replace(due_at=now),
             self._standing.put_forward,
             recalls=False,
         )
@@ -112,6 +116,7 @@ class Orders:
             after: list[Open] = []
             moved: list[Open] = []
             busy = 0
+            writes = False
             for part in state.open:
                 word = self._standing.word(message_id, part)
                 if numbers is not None and part.recipients[0] not in numbers:
@@ -127,11 +132,12 @@ class Orders:
                     moved.append(new or part)
                     if new is not None:
                         after.append(new)
-            if moved:
+                    writes = writes or new is not part
+            if writes:
                 # First in the log: what that refuses must not have happened in memory.
                 self._write(message_id, state._replace(open=tuple(after)))
-                for part in moved:
-                    move(message_id, part)
+            for part in moved:
+                move(message_id, part)
         if moved:
             self._changed()
         return Obeyed(tuple(moved), busy)

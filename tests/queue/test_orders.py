@@ -129,6 +129,18 @@ def test_one_that_sleeps_for_a_dead_site_has_its_retry_and_is_not_woken_twice(
     assert queue.get_waiting() == []
 
 
+def test_a_retry_of_what_the_log_has_due_needs_no_disk(
+    queue: Queue, store: FailingStore, clock: SetClock
+) -> None:
+    message_id = add(queue)
+    [_, other, _] = queue.get_waiting()
+    queue.set_waiting(other, clock.now + 3600)
+    store.fails = True
+    assert len(queue.orders.retry(message_id, {1}).parts) == 1
+    assert [d.destination for d in queue.get_waiting()] == ["c.test"]
+    assert len(Queue(store, retry=POLICY, clock=clock).get_waiting()) == 3
+
+
 def test_what_is_dropped_is_gone_with_its_message_when_nothing_else_is_open(
     queue: Queue, store: FailingStore, clock: SetClock
 ) -> None:
@@ -158,8 +170,10 @@ def test_what_is_being_relayed_is_left_alone_and_counted(queue: Queue) -> None:
     assert len(queue) == 0
 
 
-def test_what_the_log_refuses_has_not_happened(queue: Queue, store: FailingStore) -> None:
-    message_id = add(queue)
+def test_what_the_log_refuses_has_not_happened(
+    queue: Queue, store: FailingStore, clock: SetClock
+) -> None:
+    message_id = add_deferred(queue)
     store.fails = True
     for order in (queue.orders.drop, queue.orders.retry):
         with pytest.raises(StoreFailed):
@@ -167,6 +181,8 @@ def test_what_the_log_refuses_has_not_happened(queue: Queue, store: FailingStore
     with pytest.raises(StoreFailed):
         queue.orders.hold(message_id, "looks odd")
     assert set(words(queue, message_id).values()) == {WAITING}
+    assert queue.get_waiting() == []
+    clock.advance(600)
     assert len(queue.get_waiting()) == 3
 
 
