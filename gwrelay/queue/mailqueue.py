@@ -148,8 +148,16 @@ class Queue:
         #: What a part (message id and first recipient) was told the last time, if all of it was
         #: told the same and anybody remembers.
         self.recall: Callable[[int, int], Outcome | None] = _forgotten
+        #: Whether a delivery that is due, but waits, would only be set to wait again behind others.
+        self.is_in_line: Callable[[Delivery], bool] = _alone
         self.orders = Orders(
-            self._lock, self._standing, self._here, self._write, clock, lambda: self.on_change()
+            self._lock,
+            self._standing,
+            self._here,
+            self._write,
+            clock,
+            lambda: self.on_change(),
+            lambda delivery: self.is_in_line(delivery),
         )
         self.selfcheck = SelfCheck(
             self._lock,
@@ -736,6 +744,11 @@ def _wanted(message: Message | None, late: Mapping[int, Delay]) -> Mapping[int, 
 
 def _forgotten(message_id: int, number: int) -> None:
     """Nobody remembers."""
+
+
+def _alone(delivery: Delivery) -> bool:
+    """There are no others."""
+    return False
 
 
 def _nothing() -> None:

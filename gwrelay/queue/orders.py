@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from gwrelay.queue.standing import HELD, RELAYING, WAITING, Standing
+from gwrelay.queue.delivery import Delivery
+from gwrelay.queue.standing import HELD, RELAYING, WAITING, Standing, delivery_of
 from gwrelay.queue.store import Open, State
 
 
 class Obeyed(NamedTuple):
-    """`parts` were as the order wants them, and have changed; `busy` more are being relayed."""
+    """`parts` could be as the order wants them, and are now; `busy` more are being relayed."""
 
     parts: tuple[Open, ...]
     busy: int
@@ -24,10 +25,16 @@ class Obeyed(NamedTuple):
 _NOTHING = Obeyed((), 0)
 
 
+def _never(state: State, part: Open) -> bool:
+    """No part is as the order wants it yet."""
+    return False
+
+
 class Orders:
     """`here` gives the state of a message that is filed, None when it is gone; `write` makes one
     the newest.  Both, and `standing`, only under `lock`.  `changed` is told that something is
-    due sooner.
+    due sooner.  `is_in_line` says of a delivery that waits, and is due, whether it waits for
+    nothing but its turn.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class Orders:
         write: Callable[[int, State], None],
         clock: Callable[[], float],
         changed: Callable[[], None],
+        is_in_line: Callable[[Delivery], bool],
     ) -> None:
         self._lock = lock
         self._standing = standing
@@ -45,6 +53,7 @@ class Orders:
         self._write = write
         self._clock = clock
         self._changed = changed
+        self._is_in_line = is_in_line
 
     # Everywhere `numbers` are those of the parts that are meant (their first recipients), by
     # default all; a message that is gone has none.
@@ -73,10 +82,16 @@ class Orders:
     def retry(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
         """Let what waits be due now, whatever it waits for.
 
-        What the log has due already is so after a restart too: nothing is written of a backlog
-        that waits for its turn.
+        What the log has due already is so after a restart too: nothing is written of it.  And
+        what is in line then has nothing to gain: its turn comes no sooner.
         """
         now = self._clock()
+
+        def is_in_line(state: State, part: Open) -> bool:
+            return part.due_at <= now and self._is_in_line(
+                delivery_of(message_id, state, part, part.due_at)
+            )
+
         return self._obey(
             message_id,
             numbers,
@@ -84,6 +99,7 @@ class Orders:
             lambda part: part if part.due_at <= now else part._replace(due_at=now),
             self._standing.put_forward,
             recalls=False,
+            obeys=is_in_line,
         )
 
     def drop(self, message_id: int, numbers: Collection[int] | None = None) -> Obeyed:
@@ -105,16 +121,19 @@ class Orders:
         move: Callable[[int, Open], None],
         *,
         recalls: bool = True,
+        obeys: Callable[[State, Open], bool] = _never,
     ) -> Obeyed:
         """Replace the parts that stand as one of `words` says, by what `changed` makes of each
         (None: nothing), and move them to where they stand then.  With `recalls` what only waits
-        for a session waits for an order as well."""
+        for a session waits for an order as well.  What `obeys` already stays as it is, and where
+        it is."""
         with self._lock:
             state = self._here(message_id)
             if state is None:
                 return _NOTHING
             after: list[Open] = []
             moved: list[Open] = []
+            stayed: list[Open] = []
             busy = 0
             writes = False
             for part in state.open:
@@ -126,6 +145,9 @@ class Orders:
                     word = WAITING if self._standing.recall(message_id, part) else RELAYING
                 if word not in words:
                     busy += word == RELAYING
+                    after.append(part)
+                elif obeys(state, part):
+                    stayed.append(part)
                     after.append(part)
                 else:
                     new = changed(part)
@@ -140,4 +162,4 @@ class Orders:
                 move(message_id, part)
         if moved:
             self._changed()
-        return Obeyed(tuple(moved), busy)
+        return Obeyed((*stayed, *moved), busy)

@@ -133,6 +133,7 @@ class SmartHostSMTPRelayingManager:
         )
         queue.on_change = self._changed.set
         queue.on_in_doubt = self._note_end
+        queue.is_in_line = self.sites.is_in_line
 
     @property
     def max_connections(self) -> int:

@@ -21,6 +21,7 @@ from gwrelay.message import outcome
 from gwrelay.message.outcome import Outcome
 from gwrelay.message.reply import Reply
 from gwrelay.mx.calculator import MXCalculator
+from gwrelay.mx.failures import ResolutionError
 from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.relay.alarms import Alarms
@@ -54,7 +55,9 @@ _OTHERS_EVERY_S = 0.5
 #: Name of the alarm of the rate that all sites share.
 _RATE = "rate"
 
-_ENOUGH = Reply(451, "4.4.5", "more mail waits for the destination than it takes")
+_ENOUGH = outcome.of_ours(
+    outcome.CONNECT, Reply(451, "4.4.5", "more mail waits for the destination than it takes")
+)
 _DEAD = "no host of the destination can be reached"
 
 
@@ -125,10 +128,20 @@ class Sites:
         if self._is_dead(site):
             self._put_off(delivery, site)
         elif site.is_full_up(delivery):
-            enough = outcome.of_ours(outcome.CONNECT, _ENOUGH)
-            self._park(delivery, site.parked, enough, keeps_content=True)
+            self._park(delivery, site.parked, _ENOUGH, keeps_content=True)
         else:
             site.put(delivery)
+
+    def is_in_line(self, delivery: Delivery) -> bool:
+        """Whether `delivery`, which is due and waits, goes as soon as its site has room: filed now
+        it would be parked behind others of its sender."""
+        exchanges = self._destinations.cached(delivery.destination)
+        if exchanges is None or isinstance(exchanges, ResolutionError) or self.suspensions:
+            return False
+        site = self.of(delivery.destination, exchanges)
+        if site is None or not site.relayers or site.hosts.all_marked_until:
+            return False
+        return site.is_full_up(delivery)
 
     def park(
         self,

@@ -186,6 +186,31 @@ def test_what_is_parked_for_want_of_room_can_be_held_and_is_not_sent(peer: Peer)
     assert peer.arrived() == {f"u{n}@b.test": 1 for n in range(100)}
 
 
+def test_a_retry_lets_what_waits_for_its_turn_keep_it(peer: Peer) -> None:
+    relay = known(Relay({"b.test": host(ONE)}, peer.port, limits=SiteLimits(1, 1)), "b.test")
+    message_ids = []
+    for one in numbered(300):
+        message_ids += relay.send(one)
+        relay.set_clock.advance(0.001)
+    relay.manager.check_state()
+    orders, (first, *others) = relay.queue.orders, message_ids[50:]
+    assert relay.queue.counts.waiting == 250
+    assert [len(orders.retry(one).parts) for one in others] == [1] * 249
+    assert relay.queue.get_waiting() == []
+    orders.retry(first)
+    assert [one.message_id for one in relay.queue.get_waiting()] == [first], "there is room for it"
+    relay.calculator.mark_address_bad(ONE)
+    orders.retry(others[-1])
+    [other] = relay.queue.get_waiting()
+    assert other.message_id == others[-1], "nobody knows when its turn comes"
+    relay.calculator.mark_good(ONE)
+    for delivery in relay.queue.get_relaying():
+        if delivery.message_id in (first, other.message_id):
+            relay.queue.set_waiting(delivery)
+    relay.run()
+    assert peer.arrived() == {f"u{n}@b.test": 1 for n in range(300)}
+
+
 def rated(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Relay:
     """b.test and c.test share a site with room for two; one message in 20 s."""
     monkeypatch.setattr("gwrelay.relay.site._READY_A_SESSION", 2)
