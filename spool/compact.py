@@ -3,6 +3,9 @@
     pick the emptiest sealed segment  ->  copy what is needed of it, in bites  ->  once all
     copies are durable and nothing in it lives, the file is given back
 
+In the background a segment that empties by itself, as those do whose backlog is delivered, is left
+alone for a few seconds: most of what would be copied is about to die.
+
 A crash at any step costs nothing: until the copies are durable the originals count, afterwards
 the copies do, and both together say the same.  What a copy must say (the newest state, whatever
 is on its way into the log) is decided by the spool, which has the lock; see Spool._copy().
@@ -24,6 +27,10 @@ BITE_BYTES = 256 * 1024
 BITE_RECORDS = 256
 #: Seconds without another try after the disk refused a copy.
 _PAUSE_S = 10.0
+#: A segment empties by itself if it has lost this share of what lived in it since the last look;
+#: seconds between two looks; and how many of them it is left alone for.  So what waits for this
+#: takes no more room than what died in so many seconds.
+_EMPTIES_BY, _LOOK_EVERY_S, _LOOKS = 0.125, 1.0, 10
 
 Frame = tuple[Place, Sequence[AnyRecord]]
 
@@ -62,6 +69,29 @@ def emptiest(usage: Iterable[Usage], ratio: float) -> Usage | None:
     return min(above, key=lambda one: (-one.dead_share, one.number), default=None)
 
 
+class Emptying:
+    """Which segments empty by themselves, going by what lived in each at the last looks."""
+
+    def __init__(self) -> None:
+        #: By number: living bytes, and looks in a row that found less and less of them.
+        self._seen: dict[int, tuple[int, int]] = {}
+        self._looked_at = float("-inf")
+
+    def without(self, usage: Iterable[Usage], now: float) -> list[Usage]:
+        """Those of all there are that do not."""
+        found = list(usage)
+        if now >= self._looked_at + _LOOK_EVERY_S:
+            self._looked_at = now
+            self._seen = {one.number: (one.living_bytes, self._looks(one)) for one in found}
+        return [one for one in found if not self._seen.get(one.number, (0, 0))[1]]
+
+    def _looks(self, one: Usage) -> int:
+        before, looks = self._seen.get(one.number, (0, 0))
+        if not before or one.living_bytes > before * (1 - _EMPTIES_BY) or looks == _LOOKS:
+            return 0
+        return looks + 1
+
+
 class Compactor:
     def __init__(
         self,
@@ -83,14 +113,19 @@ class Compactor:
         self._rests_until = float("-inf")
         #: Segments with damaged or unreadable records: these cannot be copied, and stay.
         self._stuck: set[int] = set()
+        self._emptying = Emptying()
 
-    def step(self) -> float | None:
-        """One bite.  → seconds to wait before the next, None when there is nothing to do."""
+    def step(self, *, at_once: bool = False) -> float | None:
+        """One bite.  → seconds to wait before the next, None when there is nothing to do, or,
+        unless `at_once`, nothing that would not better wait."""
         began = self._clock()
         if began < self._rests_until:
             return None
         if self._work is None:
-            usage = [one for one in self._source.usage() if one.number not in self._stuck]
+            usage = self._source.usage()
+            if not at_once:
+                usage = self._emptying.without(usage, began)
+            usage = [one for one in usage if one.number not in self._stuck]
             victim = emptiest(usage, self._ratio)
             if victim is None:
                 return None

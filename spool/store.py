@@ -275,7 +275,7 @@ class Spool:
         """Compact whatever is worth it, at once; `progress` is called again and again."""
         with self._upkeep:
             self._check_open()
-            while self._compactor.step() is not None:
+            while self._compactor.step(at_once=True) is not None:
                 progress()
 
     def items(self) -> Iterator[tuple[int, bytes]]:

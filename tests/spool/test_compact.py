@@ -151,6 +151,48 @@ def test_a_segment_that_cannot_be_emptied_is_tried_once() -> None:
     assert source.bites == [4]
 
 
+class Dying:
+    """A sealed segment, looked at each second, that has so many bytes living."""
+
+    def __init__(self, living_bytes: int) -> None:
+        self.source = Scripted(frames=10, frame_bytes=1000)
+        self.compactor = self.source.compactor()
+        assert not self.look(living_bytes)
+
+    def look(self, living_bytes: int) -> bool:
+        """Whether it is copied now."""
+        self.source.left = [Usage(1, 10_000, living_bytes)]
+        self.source.now += 1
+        return self.compactor.step() is not None
+
+
+def test_a_segment_that_empties_by_itself_is_left_alone() -> None:
+    dying = Dying(8000)
+    assert not any(dying.look(living) for living in (6000, 4000, 2000, 1000, 1))
+    assert not dying.source.bites
+    while dying.compactor.step(at_once=True) is not None:
+        pass
+    assert dying.source.bites == [10], "who asks for all of it has it"
+
+
+@pytest.mark.parametrize("still_dying", [1.0, 0.95])
+def test_and_no_more_once_it_does_so_too_slowly(still_dying: float) -> None:
+    dying = Dying(8000)
+    assert not any(dying.look(living) for living in (6000, 4000))
+    assert dying.look(int(4000 * still_dying))
+
+
+def test_nor_for_long() -> None:
+    dying = Dying(8000)
+    looks = [dying.look(int(8000 * 0.85**second)) for second in range(1, 12)]
+    assert looks == [False] * 10 + [True]
+
+
+def test_a_segment_in_which_nothing_lives_does_not_empty_any_more() -> None:
+    dying = Dying(8000)
+    assert [dying.look(living) for living in (0, 0)] == [False, True]
+
+
 def test_what_lives_moves_and_its_room_comes_back(tmp_path: Path) -> None:
     spool = filled(tmp_path, keep=[3, 17, 33])
     spool.write([Amend(17, b"amended")])
