@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,6 +249,7 @@ def _listen(queue: Queue, accepted: Callable[[], None]) -> Listener:
         column=Board(-1, 1).column(0),
         intake=lambda: None,
         accepted=lambda *_: accepted(),
+        handshakes=Counter(),
     )
     [port] = open_ports((Endpoint(HOST, 0),), 0.0)
     listener = Listener(port, queue, doors)

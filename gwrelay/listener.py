@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -57,6 +58,9 @@ TIMED_OUT = Reply(421, "4.4.2", "timed out waiting for the client")
 STOPPING = Reply(421, "4.3.2", "the gateway is shutting down")
 TOO_MANY = Reply(421, "4.7.0", "too many connections, try again later")
 
+#: How a client's TLS handshake may end.  One that the gateway cuts short as it stops is neither.
+HANDSHAKES = DONE, UNDONE = "done", "failed"
+
 Networks = Sequence[IPv4Network | IPv6Network]
 
 
@@ -74,6 +78,8 @@ class Doors(NamedTuple):
     intake: Callable[[], Reply | None]
     #: Told of each message accepted, of the client's address, and of its TLS ("" is none).
     accepted: Callable[[Message, str, str], None]
+    #: Handshakes with clients, by how they ended: one of HANDSHAKES.
+    handshakes: Counter[str]
     #: None: clients have no TLS.
     certificate: Certificate | None = None
 
@@ -319,10 +325,12 @@ class Client:
             tls.handshake()
         except OSError as error:
             if not self._session.closing:
+                self._doors.handshakes[UNDONE] += 1
                 logger.info("%s: no TLS: %s", self._address, failure(error))
             return False
         finally:
             self._is_within_tls = False
+        self._doors.handshakes[DONE] += 1
         tls.settimeout(0.0)
         self._tls, self._protection = tls, tls.protection
         self._session.secured()
@@ -394,6 +402,7 @@ class Client:
                 draft.name,
                 time.time(),
                 one,
+                self._protection,
             )
             + content
         )

@@ -38,6 +38,8 @@ class Metrics:
     def __init__(self) -> None:
         self.accepted_messages = 0
         self.accepted_bytes = 0
+        #: TLS handshakes with clients, by how they ended.
+        self.client_handshakes: Counter[str] = Counter()
         #: Of recipients, by the word of the event.
         self.outcomes: Counter[str] = Counter()
         #: Reports that were made.

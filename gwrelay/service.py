@@ -170,6 +170,7 @@ class Service:
             place.column,
             FreeSpaceGate(settings.spool, settings.min_free_space),
             self._accepted,
+            self._metrics.client_handshakes,
             self._certificate,
         )
         ports = [] if place.drains else zip(place.ports, settings.listen, strict=True)

@@ -11,6 +11,7 @@ from support.patched import run_patched
 
 SETUP = """
 import socket, sys, time
+from collections import Counter
 from ipaddress import ip_network
 
 import gevent
@@ -67,6 +68,7 @@ def listen(**changes):
         column=column,
         intake=lambda: None,
         accepted=lambda message, client, tls: accepted.append((message, client)),
+        handshakes=Counter(),
     )
     [port] = open_ports([Endpoint("127.0.0.1", 0)])
     listener = Listener(port, queue, Doors(**(settings | changes)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gwrelay.admin.server import Handler
-from gwrelay.listener import Listener
+from gwrelay.listener import HANDSHAKES, Listener
 from gwrelay.metrics import (
     Family,
     Histogram,
@@ -74,6 +74,13 @@ def metrics_handlers(
         sites = list(manager.sites)
         connections = sum(listener.connections for listener in listeners)
         yield gauge("client_connections", "Clients connected.", connections)
+        yield by_label(
+            "client_tls_handshakes",
+            "counter",
+            "TLS handshakes with clients, by how they ended.",
+            "outcome",
+            {word: metrics.client_handshakes[word] for word in HANDSHAKES},
+        )
         yield gauge("relayers", "Relayers at work, idle ones included.", len(manager.managed))
         yield gauge("relayers_limit", "--concurrency.", manager.max_connections)
         yield gauge("sites", "Sites with mail, or remembered.", len(sites))

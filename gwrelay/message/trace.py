@@ -27,15 +27,17 @@ def received(
     message_name: str,
     arrived_at: float,
     recipient: str | None = None,
+    protection: str = "",
 ) -> bytes:
     """The field, folded, with its final CRLF, ready to stand before the content.
 
     `client_address` is textual, v4 or v6; `protocol` the word of RFC 3848 or 6531;
-    `arrived_at` Unix seconds.  `recipient` only when it is the only one: naming several
+    `arrived_at` Unix seconds; `protection` the version of TLS and the cipher, as TlsSocket says
+    them, "" in the clear.  `recipient` only when it is the only one: naming several
     would tell each of the others (RFC 5321 7.6).  It is left out when it does not fit, as
     UTF-8 does not into a message that was not sent as UTF8SMTP.
     """
-    start = _start(helo, client_address, hostname, protocol)
+    start = _start(helo, client_address, hostname, protocol, protection)
     known_for = ""
     if recipient and _fits(recipient, protocol):
         known_for = f"\r\n\tfor <{recipient}>"
@@ -48,11 +50,15 @@ def _fits(recipient: str, protocol: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _start(helo: str, client_address: str, hostname: str, protocol: str) -> str:
+def _start(helo: str, client_address: str, hostname: str, protocol: str, protection: str) -> str:
     """What every message of one session shares."""
     name = _UNFIT_FOR_A_NAME.sub("?", helo[:_MAX_NAME]) or "?"
     seen_at = f" ([{_literal(client_address)}])" if client_address else ""
-    return f"Received: from {name}{seen_at}\r\n\tby {hostname} with {protocol} id "
+    under = ""
+    if protection:
+        version, _, cipher = protection.partition(" ")
+        under = f"\r\n\t(using {version} with cipher {cipher})"
+    return f"Received: from {name}{seen_at}{under}\r\n\tby {hostname} with {protocol} id "
 
 
 def _literal(client_address: str) -> str:

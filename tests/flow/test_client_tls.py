@@ -18,6 +18,7 @@ import pytest
 from support.authority import Authority, certificate_at, make_authority, openssl
 from support.clients import expect, transact
 from support.gateway import Gateway, StartGateway
+from support.metrics import free_port, read_metrics
 from support.peer import Peer
 from support.processes import await_true, program, run
 from support.servers import Postfix
@@ -59,10 +60,10 @@ def client_context(authority: Authority, **versions: ssl.TLSVersion) -> ssl.SSLC
     return context
 
 
-def received(peer: Peer) -> bytes:
-    """The first line of the field that the gateway put on top."""
+def received(peer: Peer) -> str:
+    """The field that the gateway put on top, but for its end."""
     peer.wait_for_messages(1)
-    return b" ".join(peer.messages[0].content.split(b"\r\n")[:2])
+    return " ".join(peer.messages[0].content.decode("latin-1").split("\r\n\t")[:3])
 
 
 # -- clients that people have ----------------------------------------------------------------
@@ -92,9 +93,12 @@ def test_smtplib_hands_in_mail_under_tls_with_a_certificate_it_verifies(
         transact(client, "me@here.example", [RECIPIENT], content)
         transact(client, "me@here.example", [RECIPIENT], b"Subject: second\r\n\r\n")
     peer.wait_for_messages(2)
-    assert b"with ESMTPS id" in received(peer)
-    for event in gateway.wait_for("accepted", count=2):
+    events = gateway.wait_for("accepted", count=2)
+    for event in events:
         assert event["tls"].startswith(version.name.replace("_", ".") + " ")
+    name, cipher = events[0]["tls"].split(" ")
+    said = f" (using {name} with cipher {cipher}) by {NAME} with ESMTPS id "
+    assert said in received(peer)
     assert max(peer.messages, key=lambda m: len(m.content)).content.endswith(content)
 
 
@@ -118,8 +122,10 @@ def test_swaks_sends_under_tls(gateway: Gateway, peer: Peer, flag: str, port: st
     where = ["--server", "127.0.0.1", "--port", str(getattr(ports_of(gateway), port))]
     who = ["--ehlo", "client.example", "--from", "me@here.example", "--to", RECIPIENT]
     transcript = run([program("swaks"), *where, *who, flag])
-    assert "TLS started with cipher TLSv1.3" in transcript
-    assert b"with ESMTPS id" in received(peer)
+    started = re.search(r"TLS started with cipher (TLSv1.3):(\w+):", transcript)
+    assert started is not None, transcript
+    said = f"(using {started[1]} with cipher {started[2]}) by {NAME} with ESMTPS id "
+    assert said in received(peer)
 
 
 def test_openssl_verifies_our_chain_after_starttls(gateway: Gateway, authority: Authority) -> None:
@@ -149,14 +155,15 @@ def test_postfix_that_demands_tls_relays_through_us_and_resumes_its_sessions(
         assert mta.running.output.count("TLS connection established to 127.0.0.1") == 3
         # What Postfix says of a signature only where one was made: in a full handshake.
         assert mta.running.output.count(" server-digest ") == 1
-    assert b"with ESMTPS id" in received(peer)
+    assert "with ESMTPS id" in received(peer)
 
 
 def test_mail_in_the_clear_is_taken_as_before(gateway: Gateway, peer: Peer) -> None:
     with smtplib.SMTP("127.0.0.1", ports_of(gateway).plain, "client.example") as client:
         assert "STARTTLS" in expect(client, "EHLO client.example")
         transact(client, "me@here.example", [RECIPIENT], b"Subject: x\r\n\r\n")
-    assert b"with ESMTP id" in received(peer)
+    assert "with ESMTP id" in received(peer)
+    assert "(using " not in received(peer)
     assert gateway.wait_for("accepted")[0]["tls"] == ""
 
 
@@ -287,6 +294,37 @@ def test_a_gateway_that_stops_says_so_under_tls_and_not_in_a_handshake(
     assert b"421" not in hung_up(half_way)
     assert gateway.process.popen.wait(10) == 0
     assert "no TLS" not in gateway.log
+
+
+def test_handshakes_are_counted_by_how_they_ended(
+    start_gateway: StartGateway, authority: Authority
+) -> None:
+    page = free_port()
+    more = ["--listen", "tls:127.0.0.1:0", "--metrics", f"127.0.0.1:{page}", "--workers", "2"]
+    gateway = start_gateway(*flags_for(authority), *more)
+    ports = ports_of(gateway)
+
+    def counted() -> tuple[float, float]:
+        told = read_metrics(page)
+        name = "client_tls_handshakes_total"
+        return told[name, "done"], told[name, "failed"]
+
+    assert counted() == (0, 0)
+    for words in (["-starttls", "smtp", "-connect", f"127.0.0.1:{ports.plain}"],
+                  ["-connect", f"127.0.0.1:{ports.tls}"]):  # fmt: skip
+        words = ["openssl", "s_client", *words, "-quiet", "-tls1_2"]
+        done = subprocess.run(words, input=b"QUIT\r\n", capture_output=True, timeout=20)
+        assert b"221 2.0.0" in done.stdout, (done.stdout, done.stderr)
+    assert counted() == (2, 0)
+    # One that does not trust us, one that is too old, and one that leaves.
+    with connected(ports.tls) as sock, pytest.raises(ssl.SSLCertVerificationError):
+        ssl.create_default_context().wrap_socket(sock, server_hostname=NAME)
+    with connected(ports.tls) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        hung_up(sock)
+    after_starttls(ports.plain).close()
+    gateway.wait_until(lambda: gateway.log.count("127.0.0.1: no TLS: ") == 3)
+    assert counted() == (2, 3)
 
 
 # -- the certificate -------------------------------------------------------------------------

@@ -1,34 +1,12 @@
 """`--metrics`: what Prometheus is told while mail goes through."""
 
 import socket
-import urllib.request
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from support.clients import submit
 from support.commands import gwrelay
 from support.gateway import StartGateway
+from support.metrics import free_port, read_metrics
 from support.peer import Peer
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port
-
-
-def read(port: int) -> dict[tuple[str, ...], float]:
-    """Values by name and labels, but for the worker's; of all workers together."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-    found: dict[tuple[str, ...], float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = {name: word for name, word in sample.labels.items() if name != "worker"}
-            key = (sample.name.removeprefix("gwrelay_"), *labels.values())
-            found[key] = found.get(key, 0.0) + sample.value
-    return found
 
 
 def test_what_becomes_of_mail_is_counted(start_gateway: StartGateway, peer: Peer) -> None:
@@ -42,7 +20,7 @@ def test_what_becomes_of_mail_is_counted(start_gateway: StartGateway, peer: Peer
     gateway.wait_for("delivered", recipient="yes@b.example")
     gateway.wait_for("delivered", recipient="me@a.example")
     gateway.wait_for("deferred")
-    told = read(port)
+    told = read_metrics(port)
     assert told["worker_up",] == 2
     assert told["accepted_messages_total",] == 3
     assert told["recipients_total", "delivered"] == 2

@@ -19,10 +19,10 @@ def field(
     protocol: str = "ESMTP",
     arrived_at: float = ARRIVED_AT,
     recipient: str | None = None,
+    protection: str = "",
 ) -> bytes:
-    return received(
-        helo, client_address, "gw.example", protocol, "0123456789abc", arrived_at, recipient
-    )
+    about = "gw.example", protocol, "0123456789abc", arrived_at, recipient, protection
+    return received(helo, client_address, *about)
 
 
 def test_the_field_says_who_brought_it_how_and_when() -> None:
@@ -30,6 +30,15 @@ def test_the_field_says_who_brought_it_how_and_when() -> None:
         b"Received: from client.example ([192.0.2.1])\r\n"
         b"\tby gw.example with ESMTP id 0123456789abc\r\n"
         b"\tfor <c@d.example>;\r\n"
+        b"\tThu, 29 Feb 2024 12:34:56 +0000\r\n"
+    )
+
+
+def test_the_field_says_which_tls_it_came_under() -> None:
+    assert field(protocol="ESMTPS", protection="TLSv1.3 TLS_AES_256_GCM_SHA384") == (
+        b"Received: from client.example ([192.0.2.1])\r\n"
+        b"\t(using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384)\r\n"
+        b"\tby gw.example with ESMTPS id 0123456789abc;\r\n"
         b"\tThu, 29 Feb 2024 12:34:56 +0000\r\n"
     )
 
