@@ -88,7 +88,8 @@ class Copying:
                     copy = self._newest(record)
                     if copy is not None:
                         copies[type(copy), copy[0], copy[1] if type(copy) is Chunk else 0] = copy
-        return [Entry([copy], copies=True) for copy in copies.values()]
+        beside = self._unlanded.beside
+        return [Entry([copy, *beside([copy])], copies=True) for copy in copies.values()]
 
     def _newest(self, record: AnyRecord) -> AnyRecord | None:
         """`record` as its copy must be; None when its key is just ending."""

@@ -176,7 +176,9 @@ class Spool:
         With `wait` returns when it is durable; raises SpoolFull or SpoolFailed when it is not
         in the log and never will be.  Without, it rides with the next commit, and returns at
         once; what the disk refuses then is tried again with each commit, but for chunks: the
-        Put that names those raises.  Who gives up a key after chunks must Drop it.
+        Put that names those raises.  Who gives up a key after chunks must Drop it.  What an
+        unwaited batch put beside a key's Amend or Drop is not lost without that, either, when
+        the key is amended or dropped again meanwhile.
         Raises SpoolClosed; TypeError or ValueError for a batch that makes no frame.
         """
         if not batch:
@@ -198,6 +200,8 @@ class Spool:
             wait = True
         entry = Entry(batch, waits=wait, kept=not wait and not has_chunks)
         with self._lock:
+            if has_newest and not wait and (beside := self._unlanded.beside(batch)):
+                entry = Entry([*beside, *batch], waits=False, kept=entry.kept)
             group = self._committer.gather(entry)
             if has_newest:
                 self._unlanded.add(entry)
@@ -214,7 +218,9 @@ class Spool:
         """
         entry = Entry(batch, waits=False, kept=True)
         with self._lock:
-            waits = self._unlanded.gathered(batch)
+            if beside := self._unlanded.beside(batch):
+                entry = Entry([*beside, *batch], waits=False, kept=True)
+            waits = self._unlanded.gathered(entry.batch)
             if waits or self._closed or not self._log.note(entry):
                 self._committer.gather(entry)
             self._unlanded.add(entry)

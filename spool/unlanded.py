@@ -1,12 +1,16 @@
 """What was written of each key and is not durable yet.  Pure; the caller's lock keeps it.
 
 The log has one order, and a key may have several records on their way into it: the last counts.
+
+A power cut may take a frame and leave a later one.  Then the later state of a key must not stand
+without what the lost frame put beside the earlier one: a report about a message, say, whose state
+says that it was made.  So who replaces a state that is on its way says those again: see beside().
 """
 
 from collections.abc import Sequence
 
 from spool.entry import Entry
-from spool.frame import Amend, Drop, Put, Record
+from spool.frame import Amend, AnyRecord, Drop, Put
 
 
 class Unlanded:
@@ -14,17 +18,27 @@ class Unlanded:
 
     def __init__(self) -> None:
         self._of: dict[int, list[tuple[Put | Amend | Drop, Entry]]] = {}
+        #: Entries that amend or drop a key, and put others.
+        self._puts_beside: dict[int, list[Entry]] = {}
 
     def __len__(self) -> int:
         """Keys."""
         return len(self._of)
 
     def add(self, entry: Entry) -> None:
+        puts = False
         for record in entry.batch:
             kind = type(record)
             # A Put that is waited for has no key that anybody knows of, unless it is a copy.
-            if kind is Drop or kind is Amend or (kind is Put and (entry.copies or not entry.waits)):
-                self._of.setdefault(record[0], []).append((record, entry))  # type: ignore[arg-type]
+            if kind is Put and (entry.copies or not entry.waits):
+                puts = True
+            elif kind is not Drop and kind is not Amend:
+                continue
+            self._of.setdefault(record[0], []).append((record, entry))  # type: ignore[arg-type]
+        if puts and len(entry.batch) > 1 and not entry.copies:
+            for record in entry.batch:
+                if type(record) is not Put:
+                    self._puts_beside.setdefault(record[0], []).append(entry)
 
     def discard(self, entry: Entry) -> None:
         if not self._of:
@@ -38,6 +52,13 @@ class Unlanded:
                 if on_their_way:
                     continue
             del self._of[record[0]]
+        if self._puts_beside:
+            for record in entry.batch:
+                there = self._puts_beside.get(record[0], [])
+                if entry in there:
+                    there.remove(entry)
+                    if not there:
+                        del self._puts_beside[record[0]]
 
     def newest(self, key: int) -> Put | Amend | Drop | None:
         """The last record of the key; None when all of them are durable."""
@@ -54,12 +75,27 @@ class Unlanded:
                 found = None
         return found
 
-    def gathered(self, batch: Sequence[Record]) -> bool:
+    def gathered(self, batch: Sequence[AnyRecord]) -> bool:
         """Whether something of a key in `batch` waits for its commit to be written at all."""
         of = self._of
         if of:
             for record in batch:
-                for _, entry in of.get(record.key, ()):
+                for _, entry in of.get(record[0], ()):
                     if not entry.noted:
                         return True
         return False
+
+    def beside(self, batch: Sequence[AnyRecord]) -> list[Put]:
+        """What `batch` must say again, before all else: what was put beside the states, on their
+        way still, that it replaces.  Each as it is by now, and nothing that has ended."""
+        if not self._puts_beside:
+            return []
+        again: dict[int, Put] = {}
+        for record in batch:
+            for entry in self._puts_beside.get(record[0], ()):
+                for put in entry.batch:
+                    if isinstance(put, Put):
+                        newest = self.newest(put.key)
+                        if isinstance(newest, Put | Amend):
+                            again[put.key] = put._replace(state=newest.state)
+        return list(again.values())

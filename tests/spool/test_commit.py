@@ -1,6 +1,7 @@
 """commit.py: many writers, few syncs, and nobody told before the sync that covers it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spool import Amend, Put, Spool, SpoolFailed
+from spool import Amend, Drop, Put, Spool, SpoolFailed
 from spool.segment import name_of
 
 LIMIT_S = 20
@@ -311,6 +312,45 @@ def test_a_note_keeps_its_place_behind_what_was_written_before(tmp_path: Path) -
     spool = Spool(tmp_path)
     assert dict(spool.items()) == {1: b"settled"}
     spool.close()
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        lambda spool: spool.note([Amend(1, b"held")]),
+        lambda spool: spool.note([Amend(9, b"another"), Amend(1, b"held")]),
+        lambda spool: spool.write([Amend(1, b"held")], wait=False),
+        lambda spool: spool.write([Drop(1)], wait=False),
+    ],
+    ids=["noted", "noted with others", "unwaited", "dropped"],
+)
+def test_what_stood_beside_a_state_comes_with_the_next_when_a_power_cut_takes_the_first(
+    tmp_path: Path, later: Callable[[Spool], object]
+) -> None:
+    spool = Spool(tmp_path / "spool")
+    spool.write([Put(1, b"new", b"", b"content"), Put(9, b"", b"", b"")])
+    spool.note([Amend(1, b"told"), Put(2, b"due", b"head", b"report")])
+    later(spool)
+    spool.sync()
+    after = power_cut(tmp_path, b"told")
+    assert after.get(1) in (b"held", None)
+    assert after[2] == b"due"
+    spool.close()
+
+
+def power_cut(path: Path, lost: bytes) -> dict[int, bytes]:
+    """What a start finds when the frame with `lost` did not reach the disk, and all others did."""
+    shutil.copytree(path / "spool", path / "after")
+    segment = path / "after" / name_of(1)
+    assert segment.read_bytes().count(lost) == 1
+    segment.write_bytes(segment.read_bytes().replace(lost, bytes(len(lost))))
+    spool = Spool(path / "after")
+    assert spool.counters.lost_frames == 1
+    found = dict(spool.items())
+    if 2 in found:
+        assert (spool.head(2), list(spool.body(2))) == (b"head", [b"report"])
+    spool.close()
+    return found
 
 
 def test_a_leader_that_is_killed_leaves_the_lead_to_one_of_the_others(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import random
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ import pytest
 from spool import Amend, Chunk, Drop, Put, Spool, SpoolFull, store
 from spool.checkpoint import NAME
 from spool.compact import BITE_BYTES, Compactor, Frame, Usage, emptiest
-from spool.frame import Record
+from spool.frame import Record, encode
 from spool.index import Place
 from spool.segment import FIRST, name_of
 from support.faulty_files import Crash, FaultyDisk, Rounds
@@ -366,6 +367,27 @@ def test_a_copy_is_not_older_than_what_is_on_its_way(tmp_path: Path, late: Recor
     spool = opened(tmp_path)
     assert dict(spool.items()) == expected
     spool.close()
+
+
+def test_a_copy_of_a_state_on_its_way_has_what_stands_beside_that(tmp_path: Path) -> None:
+    spool = filled(tmp_path / "spool", keep=[3], count=20)
+    batch = [Amend(3, b"told"), Put(100, b"due", b"head", b"report")]
+    spool.note(batch)
+    spool.compact()
+    assert spool.counters.compacted_segments == 1
+    # A power cut may take the frame that was noted, and leave the copies.
+    shutil.copytree(tmp_path / "spool", tmp_path / "after")
+    spool.close()
+    noted, taken = encode(batch), 0
+    for segment in (tmp_path / "after").glob("*.segment"):
+        content = segment.read_bytes()
+        taken += content.count(noted)
+        segment.write_bytes(content.replace(noted, bytes(len(noted))))
+    assert taken == 1
+    after = opened(tmp_path / "after")
+    assert dict(after.items()) == {3: b"told", 100: b"due"}
+    assert list(after.body(100)) == [b"report"]
+    after.close()
 
 
 def test_a_drop_is_copied_while_the_put_that_it_ends_is_there(tmp_path: Path) -> None:

@@ -61,3 +61,26 @@ def test_what_was_noted_has_been_written() -> None:
     unlanded.add(noted)
     assert unlanded.newest(1) == Amend(1, b"noted")
     assert not unlanded.gathered([Drop(1)])
+
+
+def test_what_was_put_beside_a_state_is_said_again_with_the_next_as_it_is_by_now() -> None:
+    unlanded = Unlanded()
+    report, other = Put(7, b"due", b"head", b"report"), Put(8, b"due", b"head", b"other")
+    first, second = entry(Amend(1, b"told"), report), entry(Amend(1, b"told twice"), other)
+    unlanded.add(first)
+    assert unlanded.beside([Amend(2, b"of another"), Amend(7, b"of the report")]) == []
+    assert unlanded.beside([Amend(1, b"newer")]) == [report]
+    unlanded.add(entry(Amend(7, b"held")))
+    unlanded.add(second)
+    assert unlanded.beside([Drop(1)]) == [report._replace(state=b"held"), other]
+    unlanded.add(entry(Drop(7)))
+    assert unlanded.beside([Drop(1)]) == [other]
+    unlanded.discard(first)
+    unlanded.discard(second)
+    assert unlanded.beside([Drop(1)]) == []
+
+
+def test_what_is_said_again_by_a_copy_is_not_put_beside_it() -> None:
+    unlanded = Unlanded()
+    unlanded.add(entry(Amend(1, b"told"), Put(7, b"", b"", b""), copies=True, waits=True))
+    assert unlanded.beside([Drop(1)]) == []
