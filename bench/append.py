@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import click
@@ -209,12 +210,17 @@ def _figures(slices: list[Slice]) -> dict[str, Any]:
         {
             "per_s": one.records / one.seconds,
             "records_per_sync": one.records / len(one.commits),
-            "cpu_us_per_record": one.cpu_s / one.records * 1e6,
         }
         for one in slices
     ]
     seconds = [commit.seconds for one in slices for commit in one.commits]
-    return {**medians(rates), "commit_ms": latency(seconds)}
+    cpu_s = median(one.cpu_s / one.records for one in slices)
+    return {
+        **medians(rates),
+        "cpu_s_per_1000": round(1000 * cpu_s, 4),
+        "syncs": len(seconds),
+        "commit_ms": latency(seconds),
+    }
 
 
 if __name__ == "__main__":

@@ -8,19 +8,22 @@ import time
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import click
 
-from gwrelay_bench.accounting import Account, account
+from gwrelay_bench.accounting import account
 from gwrelay_bench.carriage import Carriage
-from gwrelay_bench.figures import percentile
+from gwrelay_bench.figures import latency, latency_from
 from gwrelay_bench.gateway import Gateway, flags
-from gwrelay_bench.machine import Usage, usage
+from gwrelay_bench.machine import footprint, usage
 from gwrelay_bench.measure import Result, Target
+from gwrelay_bench.relays import counted_at
 from gwrelay_bench.scenario import Bench, BenchFailed, Size, as_module, scenario
 from gwrelay_bench.sink import Sink
+from gwrelay_bench.sinksession import Arrival
 from gwrelay_bench.source import Source
-from gwrelay_bench.submission import Submission
+from gwrelay_bench.submission import Receipt, Submission
 
 #: What may be taken over idle, however large the messages.
 _MEMORY_BYTES = 300_000_000
@@ -45,8 +48,8 @@ def command(bench: Bench, size: int, messages: int) -> None:
     sink = Sink(digest=False, keep_content=True)
     with ExitStack() as stack:
         stack.callback(sink.close)
-        settings = _settings(sink.listen(), size)
-        gateway = Gateway(bench.directory, flags(settings))
+        words = flags(_settings(size))
+        gateway = Gateway(bench.directory, [*flags(_around(sink.listen())), *words])
         stack.callback(gateway.kill)
         carriage = stack.enter_context(
             Carriage(
@@ -57,11 +60,26 @@ def command(bench: Bench, size: int, messages: int) -> None:
         idle = usage(gateway.pid)
         seconds = _carry(carriage, "big", submissions)
         busy = usage(gateway.pid)
+        peak_bytes, processes = footprint(gateway.pid)
+        counted = counted_at(str(bench.directory / "spool" / "admin.sock"))
         gateway.stop()
     done = account(carriage.sent, sink.arrivals, gateway.events())
     if done.problems:
         raise BenchFailed("\n".join(map(str, done.problems)))
-    bench.tell(_result(size, messages, seconds, direct_s, done, idle, busy))
+    cpu_s = busy.cpu_s - idle.cpu_s
+    figures = {
+        "arrived_identical": done.at_once + done.retried - 1,
+        "per_s": round(messages / seconds, 2),
+        "mb_per_s": _mb_per_s(size, messages, seconds),
+        **_latencies(carriage.receipts, sink.arrivals),
+        "cpu_s_per_1000": round(1000 * cpu_s / messages, 4),
+        "idle_bytes": idle.resident_bytes,
+        "peak_over_idle_bytes": busy.peak_bytes - idle.resident_bytes,
+        "peak_bytes": peak_bytes,
+        "processes": processes,
+        **counted,
+    }
+    bench.tell(_result(size, messages, " ".join(words), figures, direct_s))
 
 
 def random_content(size_bytes: int) -> bytes:
@@ -73,16 +91,18 @@ def random_content(size_bytes: int) -> bytes:
     return b"".join(b".%b\r\n" % material[at : at + step] for at in range(0, len(material), step))
 
 
-def _settings(sink_port: int, size: int) -> dict[str, str]:
-    """Room for the messages and the field on top of each."""
+def _around(sink_port: int) -> dict[str, str]:
     return {
         "--listen": "127.0.0.1:0",
         "--hostname": "gw.bench.example",
         "--smarthost": f"127.0.0.1:{sink_port}",
-        "--max-message-size": str(2 * size),
         "--min-free-space": "0",
-        "--workers": "1",
     }
+
+
+def _settings(size: int) -> dict[str, str]:
+    """Room for the messages and the field on top of each."""
+    return {"--max-message-size": str(2 * size), "--workers": "1"}
 
 
 def _straight(submissions: Sequence[Submission]) -> float:
@@ -108,32 +128,33 @@ def _carry(carriage: Carriage, what: str, submissions: list[Submission]) -> floa
     return seconds
 
 
+def _latencies(receipts: Sequence[Receipt], arrivals: Sequence[Arrival]) -> dict[str, Any]:
+    """Of all but what it was warmed up with, which has no sender."""
+    big = [receipt for receipt in receipts if receipt.submission.reverse_path]
+    answered_at = {receipt.submission.reverse_path: receipt.answered_at for receipt in big}
+    arrived_at = {arrival.reverse_path: arrival.at for arrival in arrivals}
+    return {
+        "dot_to_250_ms": latency([one.answered_at - one.sent_at for one in big]),
+        "to_arrival_ms": latency_from(answered_at, arrived_at),
+    }
+
+
 def _result(
-    size: int,
-    messages: int,
-    seconds: float,
-    direct_s: float,
-    done: Account,
-    idle: Usage,
-    busy: Usage,
+    size: int, messages: int, words: str, figures: dict[str, Any], direct_s: float
 ) -> Result:
-    total_mb = size * messages / 1e6
-    mb_per_s, direct_mb_per_s = round(total_mb / seconds, 1), round(total_mb / direct_s, 1)
+    direct_mb_per_s = _mb_per_s(size, messages, direct_s)
     return Result(
         "big",
-        {"bytes": size, "messages": messages},
-        {
-            "arrived_identical": done.at_once + done.retried - 1,
-            "mb_per_s": mb_per_s,
-            "accepted_to_delivered_s": round(percentile(sorted(done.at_once_s), 1.0), 3),
-            "idle_bytes": idle.resident_bytes,
-            "peak_over_idle_bytes": busy.peak_bytes - idle.resident_bytes,
-            "cpu_s": round(busy.cpu_s - idle.cpu_s, 2),
-        },
-        {"mb_per_s": direct_mb_per_s},
-        mb_per_s / direct_mb_per_s,
+        {"bytes": size, "messages": messages, "flags": words},
+        figures,
+        {"per_s": round(messages / direct_s, 2), "mb_per_s": direct_mb_per_s},
+        figures["mb_per_s"] / direct_mb_per_s,
         targets=[Target("peak_over_idle_bytes", at_most=_MEMORY_BYTES)],
     )
+
+
+def _mb_per_s(size: int, messages: int, seconds: float) -> float:
+    return round(size * messages / 1e6 / seconds, 1)
 
 
 if __name__ == "__main__":

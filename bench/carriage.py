@@ -39,6 +39,8 @@ class Carriage:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.sent: list[Sent] = []
+        #: Of the same, with when their final dots were sent.
+        self.receipts: list[Receipt] = []
         #: What the relay would not take, in words.
         self.failures: list[str] = []
         self._relay = relay
@@ -95,6 +97,7 @@ class Carriage:
             submission = receipt.submission
             if receipt.accepted:
                 self.sent.append(Sent(submission, receipt.answered_at))
+                self.receipts.append(receipt)
             else:
                 self.failures.append(f"<{submission.reverse_path}>: {receipt.code} {receipt.text}")
             self.failures += [f"<{recipient}>: {reply}" for recipient, reply in receipt.refused]

@@ -15,6 +15,7 @@ from gwrelay_bench.exchanges import Exchanges
 from gwrelay_bench.filling import EARLY, LATE, fill
 from gwrelay_bench.gateway import among_ours, flags
 from gwrelay_bench.measure import Result, Target
+from gwrelay_bench.rounds import AS_IT_COMES
 from gwrelay_bench.scenario import Bench, Size, as_module, scenario
 from gwrelay_bench.spooling import checkpoints, read_once
 from gwrelay_bench.starting import Start, start
@@ -56,6 +57,7 @@ def command(
         "destinations": destinations,
         "due": "now" if due_now else "over 4 hours",
         "page_cache": "dropped" if cold else "as filling left it",
+        "flags": AS_IT_COMES,
     }
     with Exchanges() as exchanges:
         empty = _start(bench.directory / "empty", exchanges, EARLY, None, limit)
@@ -105,12 +107,17 @@ def _result(
     return Result(
         "queue_million",
         settings,
-        {name: round(v, 3) if isinstance(v, float) else v for name, v in figures.items()},
+        {
+            **{name: round(v, 3) if isinstance(v, float) else v for name, v in figures.items()},
+            "loaded_per_s": round(waiting / found.loaded_s),
+            "cpu_s_per_1000": round(1000 * found.cpu_s / waiting, 6),
+        },
         {
             "ready_s": round(empty.ready_s, 3),
             "read_s": round(read_s, 3),
             "resident_bytes": empty.resident_bytes,
             "peak_bytes": empty.peak_bytes,
+            "dot_to_250_ms": empty.dot_to_250_ms,
             "stall_ms": empty.stall_ms,
             "collector_ms": empty.collector_ms,
         },

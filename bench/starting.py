@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.event import Event
 
+from gwrelay_bench.figures import latency
 from gwrelay_bench.gateway import Gateway
 from gwrelay_bench.machine import usage
+from gwrelay_bench.relays import counted_at
 from gwrelay_bench.scenario import BenchFailed
 from gwrelay_bench.sink import Sink
 from gwrelay_bench.sinksession import Arrival
@@ -41,6 +43,9 @@ class Start(NamedTuple):
     resident_bytes: int
     peak_bytes: int
     cpu_s: float
+    syncs: int
+    #: Of what the client handed in meanwhile.
+    dot_to_250_ms: dict[str, float] | None
     #: What the loop's meter and the collector's said then, in milliseconds.
     stall_ms: dict[str, float]
     collector_ms: dict[str, float]
@@ -76,6 +81,7 @@ def start(
             wanted = {True, False} if delivers_waiting else {True}
             _await(lambda: {_is_clients(a) for a in sink.arrivals} >= wanted, gateway, limit_s)
             used = usage(gateway.pid)
+            syncs = counted_at(str(directory / "spool" / "admin.sock"))["syncs"]
             gateway.signal(signal.SIGUSR1)
             _await(lambda: _lines(figures), gateway, limit_s)
         gateway.stop(limit_s)
@@ -90,6 +96,8 @@ def start(
         _first([a.at for a in sink.arrivals if _is_clients(a)], began),
         _first(waited, began),
         *used,
+        syncs,
+        latency([receipt.answered_at - receipt.sent_at for receipt in receipts]),
         measured["stall_ms"],
         measured["collector_ms"],
         len(waited),

@@ -23,6 +23,8 @@ def test_each_number_of_writers_is_a_line_beside_raw_commits_of_the_same_sizes(
         assert figures["records"] > 0
         assert line["ratio"] == pytest.approx(figures["per_s"] / raw["per_s"], abs=0.001)
         assert figures["records_per_sync"] == raw["records_per_sync"]
+        assert figures["cpu_s_per_1000"] > 0
+        assert 0 < figures["syncs"] == raw["syncs"] <= figures["records"]
         assert figures["write_ms"]["max"] >= figures["commit_ms"]["p50"]
     assert lines[0]["figures"]["records_per_sync"] == 1.0
 

@@ -25,6 +25,10 @@ def test_both_starts_serve_and_account_for_every_message(tmp_path: Path) -> None
         # Perhaps before anybody has read that it is ready: it is loaded beside everything else.
         assert figures["first_waiting_delivery_s"] > 0
         assert figures["stall_ms"]["max"] >= figures["stall_ms"]["p99"]
+        assert figures["cpu_s_per_1000"] > 0
+        assert figures["loaded_per_s"] > 0
+        assert figures["dot_to_250_ms"]["max"] > 0
+        assert figures["syncs"] >= 1, "of what the client handed in, at least"
         grown = figures["resident_bytes"] - empty["resident_bytes"]
         assert figures["bytes_per_message"] == pytest.approx(grown / figures["waiting"], abs=0.1)
         assert [target["figure"] for target in line["targets"]] == [

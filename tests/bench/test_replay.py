@@ -16,6 +16,10 @@ def test_each_size_is_a_line_beside_reading_its_files(tmp_path: Path) -> None:
     for line in lines:
         opened, read = line["figures"], line["baseline"]
         assert opened["bytes"] > line["settings"]["messages"] * RECORD_BYTES
+        assert opened["per_s"] == pytest.approx(
+            line["settings"]["messages"] / opened["open_s"], rel=0.01
+        )
+        assert opened["cpu_s_per_1000"] > 0
         assert line["ratio"] == pytest.approx(opened["open_s"] / read["open_s"], rel=0.01)
 
 
