@@ -46,6 +46,8 @@ def test_both_count_the_same(taking: tuple[str, ...], sending: tuple[str, ...]) 
         )  # fmt: skip
         found = end()["figures"]
     assert (told["accepted"], told["answers"]) == (60, {"250": 60})
+    of_60 = told["source_cores"] * told["seconds"]
+    assert told["source_cpu_s_per_1000"] == pytest.approx(1000 * of_60 / 60, rel=0.1)
     assert told["rcpt_answers"] == {"250": 120}
     assert told["sessions_lost"] == 0
     assert 0 < told["dot_to_250_ms"]["p50"] <= told["dot_to_250_ms"]["p99"]
