@@ -2,12 +2,13 @@
 
 Two values of a setting are compared round by round: each round has one run of both, close
 together, so that a machine that is slower for a while is slower for both.  What counts is the
-median of the rounds' ratios, and only where it is further from 1 than those ratios are from each
-other.
+median of the rounds' ratios, and only where it is further from 1 than chance would bring it once in
+a hundred times, with rounds so few and so far apart.
 """
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from math import log, sqrt
+from statistics import median, stdev
 from typing import Any, NamedTuple
 
 from gwrelay.config import TABLE
@@ -17,7 +18,11 @@ from gwrelay_bench.measure import flat
 #: Less than this is no reason to set anything, however sure it is.
 _WORTH = 0.02
 #: With fewer rounds there is no telling how far they are apart.
-FEWEST_ROUNDS = 2
+FEWEST_ROUNDS = 3
+#: By rounds: of so many standard errors is chance in one of a hundred cases (Student's t).  Runs of
+#: one and the same gateway, a third apart on a machine with other work, differed so in about one of
+#: a hundred comparisons, whether of 3 rounds or of 7.
+_STANDARD_ERRORS = {3: 6.96, 4: 4.54, 5: 3.75, 6: 3.36, 7: 3.14}
 
 FASTER, LEANER, SLOWER, SAME = "faster", "less CPU", "slower", "no difference"
 TOO_FEW = "too few rounds"
@@ -45,10 +50,12 @@ class Difference(NamedTuple):
     ratio: float
     least: float
     most: float
+    #: As a logarithm: half and double are equally far from 1.
+    by_chance: float
 
     @property
     def is_certain(self) -> bool:
-        return abs(self.ratio - 1) > max(_WORTH, self.most - self.least)
+        return abs(log(self.ratio)) > max(log(1 + _WORTH), self.by_chance)
 
 
 class Trial(NamedTuple):
@@ -69,7 +76,10 @@ class Trial(NamedTuple):
         ratios = [one / other for one, other in pairs if one and other]
         if len(ratios) < max(FEWEST_ROUNDS, len(pairs)):
             return None
-        return Difference(median(ratios), min(ratios), max(ratios))
+        by_chance = _STANDARD_ERRORS[min(len(ratios), max(_STANDARD_ERRORS))] * (
+            stdev(map(log, ratios)) / sqrt(len(ratios))
+        )
+        return Difference(median(ratios), min(ratios), max(ratios), by_chance)
 
     @property
     def verdict(self) -> str:
@@ -79,7 +89,9 @@ class Trial(NamedTuple):
             return TOO_FEW
         if rate.is_certain:
             return FASTER if rate.ratio > 1 else SLOWER
-        return LEANER if cpu is not None and cpu.is_certain and cpu.ratio < 1 else SAME
+        is_leaner = cpu is not None and cpu.is_certain and cpu.ratio < 1
+        # One that only may be slower is not to be had for less CPU.
+        return LEANER if is_leaner and rate.ratio > 1 - _WORTH else SAME
 
 
 def knobs(cores: int | None = None) -> list[Knob]:

@@ -25,7 +25,7 @@ _INTERRUPTED_STATUS = 130
 _FIRST = 1000
 #: Seconds that the load of a run is to take: shorter ones say little, longer ones no more.
 _SHORT_RUN_S, _GOOD_RUN_S, _LONG_RUN_S = 0.4, 1.5, 5.0
-_ROUNDS = (7, 5, 3)
+_ROUNDS = (7, 5, 4)
 #: As many messages at least for each session to a next hop: what opening it costs is to be paid.
 _FOR_EACH_SESSION = 5
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from gwrelay_bench.tune import Outcome
 
 _COLOURS = {FASTER: "green", LEANER: "green", SLOWER: "red", SAME: "dim"}
+#: What whoever copies a flag has to know.
+_CAUTIONS = {
+    "--workers": "load and sink had the cores, too; without them there more may carry more.",
+    "--site-concurrency": "for a next hop of your own; others say how many sessions they take.",
+}
 _UNTRIED = "not tried, the time was out"
 
 
@@ -52,8 +57,8 @@ def print_outcome(
             "\n  CPU s     of the gateway, for 1,000 messages\n"
             "  p99 ms    from the final dot to the 250\n"
             "  beside    messages/s over those of the value it would replace: the median\n"
-            "            of the rounds, and their extremes; a difference that is smaller\n"
-            "            than these are apart changes nothing",
+            "            of the rounds, and their extremes; a difference that chance may\n"
+            "            have made, with rounds so few and so far apart, changes nothing",
             style="dim",
         )  # fmt: skip
     if outcome.straight:
@@ -73,6 +78,9 @@ def _print_advice(console: Console, settings: Mapping[str, str], delay_s: float)
     console.print("\nOr in the file that --config names:\n")
     for line in toml_of(settings).splitlines():
         _verbatim(console, line)
+    for flag, caution in _CAUTIONS.items():
+        if flag in settings:
+            console.print(f"\n{flag}: {caution}", style="dim")
     console.print("\nTo see it again:\n")
     _verbatim(console, f'gwrelay bench relay_one_site --gateway "{words}"')
     sessions = settings.get("--site-concurrency")

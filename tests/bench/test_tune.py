@@ -46,16 +46,25 @@ def trial(rates: list[float], beside: list[float], cpu: float = 1.0, value: str 
     ("one", "verdict"),
     [
         (trial([160, 170, 165], [100, 100, 100]), FASTER),
-        (trial([60, 70, 65], [100, 100, 100]), SLOWER),
+        (trial([62, 68, 65], [100, 100, 100]), SLOWER),
         # Half again as fast, but its rounds are further apart than that.
         (trial([100, 150, 190], [100, 100, 100]), SAME),
+        # Always faster; yet three rounds so far apart may be so by chance, and seven not.
+        (trial([120, 150, 190], [100, 100, 100]), SAME),
+        (trial([120, 150, 190, 130, 160, 140, 170], [100] * 7), FASTER),
+        # Three times as fast, and a third: both are as far from 1, and as far apart.
+        (trial([270, 300, 340, 290], [100] * 4), FASTER),
+        (trial([37, 33, 29, 34], [100] * 4), SLOWER),
         # A machine that becomes slow in the second round is slow for both.
         (trial([160, 16, 160], [100, 10, 100]), FASTER),
         (trial([101, 101, 101], [100, 100, 100]), SAME),
         (trial([101, 101, 101], [100, 100, 100], cpu=0.5), LEANER),
-        (trial([60, 70, 65], [100, 100, 100], cpu=0.5), SLOWER),
+        (trial([62, 68, 65], [100, 100, 100], cpu=0.5), SLOWER),
+        # Perhaps it is slower: that is no way to less CPU.
+        (trial([90, 95, 130], [100, 100, 100], cpu=0.5), SAME),
         (trial([101, 101, 101], [100, 100, 100], cpu=1.5), SAME),
         (trial([200], [100]), TOO_FEW),
+        (trial([200, 201], [100, 100]), TOO_FEW),
         (trial([], []), TOO_FEW),
     ],
 )
@@ -128,6 +137,9 @@ def test_what_to_use_is_told_to_be_copied_and_how_to_see_it_again(tmp_path: Path
     assert 'site-concurrency = "50"' in told
     assert f'gwrelay bench relay_one_site --gateway "{words}"' in told
     assert "gwrelay bench wan --delay 10 --site-concurrency 50" in told
+    cautions = " ".join(" ".join(told).split())
+    assert "--site-concurrency: for a next hop of your own" in cautions
+    assert "--workers:" not in cautions
 
 
 def test_without_time_left_nothing_is_tried_and_that_is_said(tmp_path: Path) -> None:
