@@ -1,9 +1,11 @@
 """The Queue and its warnings of delay: one for each recipient, whatever happens in between."""
 
+import shutil
 from collections.abc import Callable, Collection
 from email import message_from_bytes
 from email.message import Message as Block
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,8 @@ from gwrelay.queue.delivery import Delivery
 from gwrelay.queue.mailqueue import Queue
 from gwrelay.queue.memorystore import MemoryStore
 from gwrelay.queue.retry import RetryPolicy
-from gwrelay.queue.store import Host, NewMessage, State
+from gwrelay.queue.spoolstore import SpoolStore, open_spool
+from gwrelay.queue.store import Host, NewMessage, State, Store
 from support.mail import CONTENT, DEFERRED, DELIVERED, FAILED, HELD, IN_DOUBT, UNREACHED, envelope
 from support.table_resolver import SetClock
 
@@ -69,7 +72,7 @@ def queue(store: WatchedStore, clock: SetClock) -> Queue:
     return opened(store, clock)
 
 
-def opened(store: MemoryStore, clock: Callable[[], float], **options: object) -> Queue:
+def opened(store: Store, clock: Callable[[], float], **options: object) -> Queue:
     return Queue(
         store, retry=POLICY, hostname="gw.test", clock=clock, chance=lambda: 0.5, **options
     )
@@ -436,3 +439,35 @@ def test_a_warning_that_cannot_be_written_is_put_off(
     [delivery] = queue.get_waiting()
     put_off(queue, delivery)
     assert [recipients for _, _, recipients in told] == [[0]]
+
+
+@pytest.mark.parametrize("then", ["is held", "ends"])
+def test_a_power_cut_that_takes_a_warning_and_leaves_what_came_behind_costs_no_warning(
+    tmp_path: Path, clock: SetClock, then: str
+) -> None:
+    queue = opened(SpoolStore(open_spool(tmp_path / "spool")), clock)
+    told = heard(queue)
+    message_id = queue.add_message(envelope("b@b.test", "c@c.test"), CONTENT)
+    clock.advance(100)
+    taken = take(queue)
+    put_off(queue, taken["b.test"])
+    if then == "is held":
+        queue.orders.hold(message_id, "by a test")
+    else:
+        settle(queue, taken["c.test"], DELIVERED)
+    queue.flush()
+    [(_, report, recipients)] = told
+    assert recipients == [0, 1]
+
+    # Both frames were written, and none was synced: the disk has the later one alone.
+    shutil.copytree(tmp_path / "spool", tmp_path / "after")
+    queue.close()
+    [segment] = (tmp_path / "after").glob("*.segment")
+    content, warning = segment.read_bytes(), b"Action: delayed"
+    assert content.count(warning) == 4, "of each recipient, in the first frame and again"
+    segment.write_bytes(content.replace(warning, bytes(len(warning)), 2))
+    after = opened(SpoolStore(open_spool(tmp_path / "after")), clock)
+    assert all(part.open.warned for part in after.parts(message_id))
+    assert delayed(after, report) == ["b@b.test", "c@c.test"]
+    assert after.parts(report.id)[0].word == "waiting"
+    after.close()
