@@ -29,8 +29,8 @@ from gwrelay.commands.settingsoptions import (
 )
 from gwrelay.commands.spoolcommands import spool_group
 from gwrelay.commands.suspendcommands import suspend_group
-from gwrelay.config import DURATION, TIMEOUT, Kind, size
 from gwrelay.errors import ConfigError, GatewayError
+from gwrelay.kinds import DURATION, TIMEOUT, Kind, size
 from gwrelay.processes.handover import Handover, read_handover
 
 USAGE_STATUS = 2

@@ -1,20 +1,45 @@
-"""Every setting of the gateway, once: its name, its unit, its default, its check.
+"""Every setting of the gateway, once: its name, its unit, its default, its kind.
 
 The fields of `Settings` are the one table.  Flags (cli.py), GWRELAY_* variables, keys of the
-TOML file and --help are all read off them.  A flag beats a variable beats the file beats the
-default.  No I/O here: the caller brings the flags, the environment and the bytes of the file.
+TOML file and --help are all read off them; what is chosen among those, given.py says.
 """
 
-import difflib
 import os
-import re
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
 
-from gwrelay.errors import ConfigError
+from gwrelay.kinds import (
+    ADDRESS,
+    DELAYS,
+    DIRECTORY,
+    DURATION,
+    DURATION_RANGE,
+    FILE,
+    FREE_SPACE,
+    HOST_RULES,
+    HOSTNAME,
+    LEVEL,
+    LISTEN_ADDRESSES,
+    LISTENERS,
+    MAILBOX,
+    NETWORKS,
+    PACE,
+    RATE,
+    RESOLVERS,
+    SHARE,
+    SMART_HOSTS,
+    SOCKET,
+    SWITCH,
+    TIMEOUT,
+    USER,
+    Kind,
+    choice,
+    count,
+    count_or_auto,
+    size,
+)
 from gwrelay.notation import (
     Endpoint,
     FreeSpace,
@@ -22,28 +47,6 @@ from gwrelay.notation import (
     ListenAddress,
     Network,
     SmartHost,
-    read_address,
-    read_delays,
-    read_destination,
-    read_duration,
-    read_duration_range,
-    read_free_space,
-    read_host_rules,
-    read_hostname,
-    read_listen_address,
-    read_listener,
-    read_mailbox,
-    read_network,
-    read_pace,
-    read_path,
-    read_rate,
-    read_resolver,
-    read_share,
-    read_size,
-    read_smart_host,
-    read_socket,
-    read_switch,
-    read_timeout,
 )
 
 INTAKE, SPOOL, POOL, SHAPING = "Intake", "Spool", "Pool", "Shaping"
@@ -51,118 +54,8 @@ RETRIES, MX, TIMEOUTS, PROCESS = "Retries", "DNS and MX", "Timeouts", "Logs and 
 TLS = "TLS and AUTH"
 SECTIONS = (INTAKE, SPOOL, POOL, SHAPING, RETRIES, MX, TLS, TIMEOUTS, PROCESS)
 
-#: Variables of these names belong to the tests and the benches, not to the gateway.
-RESERVED_VARIABLES = ("GWRELAY_TEST_", "GWRELAY_BENCH_")
-CONFIG_VARIABLE = "GWRELAY_CONFIG"
 #: The ids of messages are shared out among this many.
 MOST_WORKERS = 64
-#: Origin of a value that only stands in.
-NOT_GIVEN = "not given"
-
-
-class Kind(NamedTuple):
-    """A kind of value: how --help shows it, how it is read, and what is right when it is wrong."""
-
-    metavar: str
-    read: Callable[[str], Any]
-    #: Ends the message about a bad value.
-    right: str
-    #: The unit a field's name must end in; "" when the value has none.
-    unit: str = ""
-    #: A list, in commas or by repetition; `read` turns each part into a tuple of values.
-    repeatable: bool = False
-
-
-def count(lowest: int = 1, highest: int = 1_000_000) -> Kind:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,15}", text):
-            raise ValueError("is not a whole number")
-        if not lowest <= int(text) <= highest:
-            raise ValueError(f"is outside {lowest}..{highest}")
-        return int(text)
-
-    return Kind("N", read, f"write a whole number from {lowest} to {highest}")
-
-
-def count_or_auto(highest: int) -> Kind:
-    """0 stands for auto."""
-    counted = count(1, highest)
-
-    def read(text: str) -> int:
-        return 0 if text == "auto" else int(counted.read(text))
-
-    return Kind("auto|N", read, f"{counted.right}, or auto")
-
-
-def size(lowest: str, highest: str) -> Kind:
-    def read(text: str) -> int:
-        size_bytes = read_size(text)
-        if not read_size(lowest) <= size_bytes <= read_size(highest):
-            raise ValueError(f"is outside {lowest}..{highest}")
-        return size_bytes
-
-    return Kind("SIZE", read, "write bytes, or a number with K, M or G (1024s), like 50M", "bytes")
-
-
-def choice(*words: str) -> Kind:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError("is not one of the choices")
-        return text
-
-    return Kind("|".join(words), read, f"write {', '.join(words[:-1])} or {words[-1]}")
-
-
-_RIGHT_DURATION = "write a number with its unit, like 5m, 300s, 1h30m, 2d or 250ms"
-DURATION = Kind("DURATION", read_duration, f"{_RIGHT_DURATION}, or 0", "s")
-TIMEOUT = Kind("DURATION", read_timeout, _RIGHT_DURATION, "s")
-DURATION_RANGE = Kind(
-    "FIRST..LONGEST", read_duration_range, "write two durations, like 30s..1h, or one", "s"
-)
-DELAYS = Kind("DELAY[*N],...", read_delays, "write delays, like 1m,5m,10m,1h*2,4h", "s", True)
-RATE = Kind("SIZE/s", read_rate, "write bytes a second, like 50M/s", "bytes_s")
-PACE = Kind(
-    "N/s|none", read_pace, "write how many a second, like 10/s, or 90/m, 500/h, 2000/d", "per_s"
-)
-SHARE = Kind("SHARE", read_share, "write a percentage, like 15%, or its fraction, 0.15", "share")
-ADDRESS = Kind("ADDR", read_address, "write one of our addresses, like 192.0.2.1 or 2001:db8::1")
-MAILBOX = Kind("ADDRESS", read_mailbox, "write an address, like postmaster@example.com")
-FREE_SPACE = Kind("SHARE|SIZE", read_free_space, "write a percentage, like 5%, or a size, like 2G")
-LISTENERS = Kind(
-    "HOST:PORT", read_listener, "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525", "", True
-)
-LISTEN_ADDRESSES = Kind(
-    "[tls:]HOST:PORT",
-    read_listen_address,
-    "write HOST:PORT, like 127.0.0.1:2525 or [::1]:2525, or tls:HOST:PORT",
-    "",
-    True,
-)
-SMART_HOSTS = Kind(
-    "[tls:]HOST[:PORT]",
-    read_smart_host,
-    "write HOST[:PORT], like mx.example:587 or [::1]:25, or tls:HOST[:PORT]",
-    "",
-    True,
-)
-RESOLVERS = Kind(
-    "ADDR[:PORT]", read_resolver, "write ADDR[:PORT], like 127.0.0.1 or [::1]:5353", "", True
-)
-NETWORKS = Kind("CIDR,...", read_network, "write networks, like 127.0.0.0/8,::1/128", "", True)
-HOST_RULES = Kind(
-    "CIDR|PATTERN|none",
-    read_host_rules,
-    "write networks or name patterns, like 10.0.0.0/8 or *.corp.example, or none",
-    "",
-    True,
-)
-HOSTNAME = Kind("NAME", read_hostname, "give --hostname a full name, like gw.example.com")
-DIRECTORY = Kind("DIR", read_path, "write a directory, like /var/spool/gwrelay")
-FILE = Kind("FILE", read_path, "write a file name, like /var/log/gwrelay.log")
-USER = Kind("NAME", read_path, "write the name of a user, like gwrelay")
-SWITCH = Kind("yes|no", read_switch, "write yes or no")
-SOCKET = Kind("unix:PATH", read_socket, "write unix:PATH, like unix:/run/gwrelay/admin.sock")
-LEVEL = choice("debug", "info", "warning", "error")
 
 
 class Setting(NamedTuple):
@@ -447,256 +340,3 @@ TABLE: dict[str, Setting] = {
     for field, annotation in get_type_hints(Settings, include_extras=True).items()
     if field != "destinations"
 }
-_FLAGS = {setting.flag: setting for setting in TABLE.values()}
-_VARIABLES = {setting.variable: setting.flag for setting in TABLE.values()}
-#: The key of the file whose tables hold what is particular to a destination.
-DESTINATION = "destination"
-_PER_DESTINATION = {s.flag: field for field, s in TABLE.items() if s.per_destination}
-
-
-class Given(NamedTuple):
-    """A value as written, in parts when it is a list, and where it was written."""
-
-    parts: tuple[str, ...]
-    origin: str
-
-
-class Loaded(NamedTuple):
-    """`given` is by flag, in the table's order; `destinations` by destination, then by flag."""
-
-    settings: Settings
-    given: dict[str, Given]
-    destinations: dict[str, dict[str, Given]]
-
-
-def load(
-    flags: Mapping[str, Sequence[str]],
-    environ: Mapping[str, str],
-    file: tuple[str, bytes] | None,
-    machine_name: str,
-    *,
-    spool: str = "",
-) -> Loaded:
-    """Choose and check every setting.
-
-    `flags` holds what was given, by flag, without dashes; `file` is the TOML file's name and
-    bytes; `machine_name` and `spool` stand in for --hostname and --spool.  Raises ConfigError
-    with one line for each problem, naming its source and what would be right.
-    """
-    problems: list[str] = []
-    document = _parse(*file) if file else {}
-    name = file[0] if file and file[0].isprintable() else repr(file and file[0])
-    tables = document.pop(DESTINATION, {})
-    chosen = _defaults(machine_name)
-    if spool:
-        chosen["spool"] = Given((spool,), NOT_GIVEN)
-    chosen |= _from_file(name, document, problems)
-    chosen |= _from_environment(environ, problems)
-    chosen |= {flag: Given(tuple(texts), f"--{flag}") for flag, texts in flags.items()}
-    given: dict[str, Given] = {}
-    values = _read_all(TABLE, chosen, given, problems)
-    destinations: dict[str, dict[str, Given]] = {}
-    values["destinations"] = _read_destinations(name, tables, destinations, problems)
-    if not problems:
-        settings = Settings(**values)
-        problems = _contradictions(settings, given)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return Loaded(settings, given, destinations)
-
-
-def _read_all(
-    table: Mapping[str, Setting],
-    chosen: Mapping[str, Given],
-    given: dict[str, Given],
-    problems: list[str],
-) -> dict[str, Any]:
-    """The values by field; fills `given`."""
-    values = {}
-    for field, setting in table.items():
-        try:
-            given[setting.flag] = _split(setting, chosen.get(setting.flag))
-            values[field] = _read(setting, given[setting.flag])
-        except ConfigError as error:
-            problems.append(str(error))
-    return values
-
-
-def _defaults(machine_name: str) -> dict[str, Given]:
-    defaults = {
-        flag: Given((setting.default,), "default")
-        for flag, setting in _FLAGS.items()
-        if setting.default is not None
-    }
-    return defaults | {"hostname": Given((machine_name,), "the machine's own name")}
-
-
-def _from_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Given]:
-    found = {}
-    for name in sorted(environ):
-        if not name.startswith("GWRELAY_") or name.startswith(RESERVED_VARIABLES):
-            continue
-        if name in _VARIABLES:
-            found[_VARIABLES[name]] = Given((environ[name],), name)
-        elif name != CONFIG_VARIABLE:
-            known = (*_VARIABLES, CONFIG_VARIABLE)
-            problems.append(f"{name!r}: unknown variable{_nearest(name, known)}")
-    return found
-
-
-def _parse(name: str, content: bytes) -> dict[str, Any]:
-    try:
-        return tomllib.loads(content.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        name = name if name.isprintable() else repr(name)
-        raise ConfigError(
-            f"{name}: not a TOML file: {error}; write lines like max-hops = 100"
-        ) from None
-
-
-def _from_file(name: str, document: Mapping[str, Any], problems: list[str]) -> dict[str, Given]:
-    found = {}
-    for key, value in document.items():
-        if key not in _FLAGS:
-            nearest = _nearest(key, (*_FLAGS, DESTINATION))
-            problems.append(f"{name}: unknown key {key!r}{nearest}")
-            continue
-        texts = _as_texts(_FLAGS[key].kind, value, f"{name}: {key}", problems)
-        if texts is not None:
-            found[key] = Given(texts, f"{name}: {key}")
-    return found
-
-
-def _as_texts(kind: Kind, value: Any, origin: str, problems: list[str]) -> tuple[str, ...] | None:
-    """What a key of the file has, as people would write it in a flag."""
-    values = value if isinstance(value, list) and kind.repeatable else [value]
-    if any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in values):
-        problems.append(f"{origin}: neither text nor a number; {kind.right}, in quotes")
-        return None
-    return tuple(str(one) for one in values)
-
-
-_RIGHT_TABLE = 'write a table like [destination."example.com"]'
-
-
-def _read_destinations(
-    name: str, tables: Any, given: dict[str, dict[str, Given]], problems: list[str]
-) -> dict[str, dict[str, Any]]:
-    """What the tables [destination."..."] have, by destination and field; fills `given`."""
-    if not isinstance(tables, dict):
-        problems.append(f"{name}: {DESTINATION}: is not a table; {_RIGHT_TABLE}")
-        return {}
-    found: dict[str, dict[str, Any]] = {}
-    for key, table in tables.items():
-        origin = f'{name}: [{DESTINATION}."{key}"]' if key.isprintable() else f"{name}: {key!r}"
-        try:
-            destination = read_destination(key)
-        except ValueError as error:
-            problems.append(f"{origin}: {key!r} {error}; {_RIGHT_TABLE}")
-            continue
-        if not isinstance(table, dict):
-            problems.append(f"{origin}: is not a table; {_RIGHT_TABLE}, with its keys below")
-        elif destination in found:
-            problems.append(f"{origin}: {destination} has a table already; write one of them")
-        else:
-            given[destination] = {}
-            found[destination] = _read_table(origin, table, given[destination], problems)
-    return found
-
-
-def _read_table(
-    origin: str, table: Mapping[str, Any], given: dict[str, Given], problems: list[str]
-) -> dict[str, Any]:
-    chosen = {}
-    for key, value in table.items():
-        if key in _PER_DESTINATION:
-            texts = _as_texts(_FLAGS[key].kind, value, f"{origin} {key}", problems)
-            if texts is not None:
-                chosen[key] = Given(texts, f"{origin} {key}")
-        elif key in _FLAGS:
-            allowed = ", ".join(_PER_DESTINATION)
-            problems.append(f"{origin}: {key} is for all destinations; one may have {allowed}")
-        else:
-            nearest = _nearest(key, tuple(_PER_DESTINATION))
-            problems.append(f"{origin}: unknown key {key!r}{nearest}")
-    rows = {field: TABLE[field] for flag, field in _PER_DESTINATION.items() if flag in chosen}
-    return _read_all(rows, chosen, given, problems)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _split(setting: Setting, given: Given | None) -> Given:
-    """Cut a list at its commas.  Raises ConfigError for what must be given and is not."""
-    if given is None:
-        flag, metavar = setting.flag, setting.kind.metavar
-        ways = f'--{flag} {metavar}, {setting.variable}={metavar}, or {flag} = "{metavar}"'
-        raise ConfigError(f"--{flag}: not given; write {ways} in the --config file")
-    if setting.default == "" and all(not part for part in given.parts):
-        return Given((), given.origin)
-    if not setting.kind.repeatable:
-        return given
-    parts = (part.strip() for text in given.parts for part in text.split(","))
-    return Given(tuple(parts), given.origin)
-
-
-def _read(setting: Setting, given: Given) -> Any:
-    if not given.parts and setting.default != "":
-        raise ConfigError(f"{given.origin}: the list is empty; {setting.kind.right}")
-    values = []
-    for part in given.parts:
-        try:
-            if not part:
-                raise ValueError("is empty")
-            values.append(setting.kind.read(part))
-        except ValueError as error:
-            right = setting.kind.right
-            raise ConfigError(f"{given.origin}: {part!r} {error}; {right}") from None
-    if setting.kind.repeatable:
-        return tuple(value for several in values for value in several)
-    return values[0] if values else ""
-
-
-def _contradictions(settings: Settings, given: Mapping[str, Given]) -> list[str]:
-    """What is wrong though each value alone is right."""
-    found = []
-    fixed = [endpoint for endpoint in settings.endpoints if endpoint.port]
-    for endpoint in sorted(set(fixed)):
-        if fixed.count(endpoint) > 1:
-            found.append(f"{given['listen'].origin}: {endpoint} is there twice; give it once")
-        if any(endpoint == hop[:2] for hop in settings.smarthost):
-            found.append(
-                f"{given['smarthost'].origin}: {endpoint} is where this gateway listens; "
-                "name another next hop, or mail would go round in circles"
-            )
-    for field, other in (("tls-cert", "tls-key"), ("tls-key", "tls-cert")):
-        if given[field].parts and not given[other].parts:
-            found.append(f"{given[field].origin}: is nothing without --{other}; give both, or none")
-    for address in settings.listen:
-        if address.implicit_tls and not settings.tls_cert:
-            found.append(
-                f"{given['listen'].origin}: {address} is for TLS alone, and there is no "
-                "certificate; name it with --tls-cert and --tls-key"
-            )
-    if settings.mx_ttl_min_s > settings.mx_ttl_max_s:
-        low, high = given["mx-ttl-min"], given["mx-ttl-max"]
-        found.append(
-            f"{low.origin}: {low.parts[0]!r} is more than the mx-ttl-max of {high.parts[0]!r} "
-            f"({high.origin}); write a smaller mx-ttl-min or a larger mx-ttl-max"
-        )
-    if settings.delay_warning_s and settings.delay_warning_s >= settings.lifetime_s:
-        warning, end = given["delay-warning"], given["lifetime"]
-        found.append(
-            f"{warning.origin}: {warning.parts[0]!r} is not less than the lifetime of "
-            f"{end.parts[0]!r} ({end.origin}); write a shorter delay-warning, or 0 for none"
-        )
-    if settings.smarthost_auth and not settings.smarthost:
-        found.append(
-            f"{given['smarthost-auth'].origin}: there is no smart host to log in to; name it with "
-            "--smarthost, or leave this out"
-        )
-    if settings.events and settings.events == settings.log:
-        found.append(f"{given['events'].origin}: the log goes to the same file; name another one")
-    return found

@@ -7,8 +7,8 @@ import pytest
 
 from gwrelay.certificate import Certificate, Pair, read_certificate, share, share_again, shared
 from gwrelay.cli import run
-from gwrelay.config import load
 from gwrelay.errors import ConfigError
+from gwrelay.given import load
 from support.authority import make_authority, openssl, self_signed
 
 

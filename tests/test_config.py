@@ -6,8 +6,9 @@ import typing
 
 import pytest
 
-from gwrelay.config import NOT_GIVEN, SECTIONS, TABLE, Settings, admin_path, load
+from gwrelay.config import SECTIONS, TABLE, Settings, admin_path
 from gwrelay.errors import ConfigError
+from gwrelay.given import NOT_GIVEN, load
 from gwrelay.mx.denied import DEFAULT_NETWORKS
 from gwrelay.notation import Endpoint, FreeSpace, ListenAddress, SmartHost
 

@@ -3,9 +3,9 @@
 import pytest
 
 from gwrelay.cli import run
-from gwrelay.config import load
 from gwrelay.credentials import read_credentials
 from gwrelay.errors import ConfigError
+from gwrelay.given import load
 from gwrelay.notation import SmartHost
 from gwrelay.outbound import build_security, warn_of_passwords
 from gwrelay.smtp.sasl import Credentials

@@ -6,8 +6,8 @@ import tomllib
 import pytest
 
 from gwrelay.cli import run
-from gwrelay.config import load
 from gwrelay.errors import ConfigError
+from gwrelay.given import load
 
 FLAGS = {"spool": ["/var/spool/gwrelay"]}
 

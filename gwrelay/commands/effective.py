@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from gwrelay.config import DESTINATION, SECTIONS, TABLE, Given, Loaded, Setting
+from gwrelay.config import SECTIONS, TABLE, Setting
+from gwrelay.given import DESTINATION, Given, Loaded
 
 
 def as_file(loaded: Loaded) -> str:

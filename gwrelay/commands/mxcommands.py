@@ -8,8 +8,8 @@ import click
 
 from gwrelay.commands.options import admin_option, given_admin, json_option, spool_option
 from gwrelay.commands.settingsoptions import SettingsCommand, config_option, load_settings
-from gwrelay.config import NOT_GIVEN
 from gwrelay.errors import ConfigError
+from gwrelay.given import NOT_GIVEN
 
 
 @click.group("mx", short_help="Where mail for a domain goes, and which hosts are down.")

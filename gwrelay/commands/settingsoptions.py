@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from gwrelay.config import CONFIG_VARIABLE, SECTIONS, TABLE, Loaded, Setting, load
+from gwrelay.config import SECTIONS, TABLE, Setting
 from gwrelay.errors import ConfigError
+from gwrelay.given import CONFIG_VARIABLE, Loaded, load
 
 _SOURCES = (
     "Every setting is also a variable (--max-hops: GWRELAY_MAX_HOPS) and a key of the TOML file "

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from gwrelay.commands.options import given_spool, json_option, spool_option
-from gwrelay.config import SHARE
 from gwrelay.errors import ConfigError
+from gwrelay.kinds import SHARE
 
 
 @click.group("spool", short_help="Look into the spool.")

@@ -1,6 +1,6 @@
 """Which limits a site has."""
 
-from gwrelay.config import load
+from gwrelay.given import load
 from gwrelay.outbound import build_limits
 from gwrelay.relay.limits import SiteLimits
 

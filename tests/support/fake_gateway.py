@@ -21,8 +21,8 @@ from pathlib import Path
 from types import FrameType
 
 from gwrelay import supervisor
-from gwrelay.config import load
 from gwrelay.errors import GatewayError
+from gwrelay.given import load
 from gwrelay.processes.board import Board
 from gwrelay.processes.handover import Handover, Line, read_handover
 
