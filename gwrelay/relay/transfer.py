@@ -164,6 +164,9 @@ class Transfer:
     def _next_envelope(self) -> Transaction | None:
         """The envelope to go along with the final dot; None when there is none to wait for this
         session anyway, or when it may not be so."""
+        # Asked first: while sessions idle nothing is ready, and all else would be asked in vain.
+        if not self._attempts.site.ready:
+            return None
         connection = self.sessions.connection
         if connection is None or not self._may_send_ahead:
             return None
