@@ -11,7 +11,6 @@ liveness.
 """
 
 import contextlib
-import errno
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -23,12 +22,13 @@ from spool.active import Active
 from spool.checkpoint import Covered, Row
 from spool.counters import Counters
 from spool.entry import Entry
-from spool.errors import CorruptFrame, SpoolError, SpoolFailed, SpoolFull
+from spool.errors import SpoolError, SpoolFailed, SpoolFull
 from spool.files import Files, is_full
-from spool.frame import AnyRecord, Seal, decode, encode
+from spool.frame import AnyRecord, Seal, encode
 from spool.index import Place
 from spool.losses import Gap, Losses
 from spool.past import Past
+from spool.readback import ReadBack
 from spool.recovery import Segment, passage, reader
 from spool.segment import VERSION, Header
 from spool.supply import Supply
@@ -66,6 +66,7 @@ class Log:
         self._losses = losses
         self._counters = counters
         self._logger = logger
+        self._back = ReadBack(files)
         self._supply = Supply(files, segment_bytes, counters, logger)
         self._row: dict[int, Segment] = {}
         self._aside: set[int] = set()
@@ -168,19 +169,7 @@ class Log:
 
     def read(self, place: Place) -> list[AnyRecord]:
         """The records of the frame at `place`.  CorruptFrame, OSError; from any thread."""
-        fd = self._files.open(segments.name_of(place.segment))
-        try:
-            raw = self._files.read(fd, place.offset, place.length)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-            raise CorruptFrame(place.offset, "unreadable") from error
-        finally:
-            self._files.close_file(fd)
-        frame = decode(raw, 0, self._row[place.segment].tag)
-        if frame is None:
-            raise CorruptFrame(place.offset, "the segment ends")
-        return frame.batch
+        return self._back.read(place, self._row[place.segment].tag)
 
     def present(self) -> list[int]:
         """Numbers of the segments there are, or may be, readable or not, ascending."""
