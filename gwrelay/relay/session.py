@@ -21,7 +21,8 @@ from gwrelay.mx.candidates import Candidate, Plan
 from gwrelay.queue.delivery import Delivery
 from gwrelay.relay.greeting import Greeting
 from gwrelay.relay.site import Event
-from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection, Patience
+from gwrelay.smtp.client import Patience
+from gwrelay.smtp.connection import MIN_DATA_RATE, TIMEOUTS_S, Connection
 from gwrelay.smtp.transcript import Transcript
 
 logger = logging.getLogger(__name__)

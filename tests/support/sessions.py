@@ -8,7 +8,8 @@ from typing import Self
 import pytest
 
 from gwrelay.errors import ConnectionLost
-from gwrelay.smtp.connection import TIMEOUTS_S, Connection, Patience
+from gwrelay.smtp.client import Patience
+from gwrelay.smtp.connection import TIMEOUTS_S, Connection
 from support.peer import Peer
 
 MX = "mx.peer.example"
