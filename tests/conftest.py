@@ -6,6 +6,7 @@ otherwise a program that quietly went missing would turn the flow tests into dec
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,6 +17,10 @@ from hypothesis import settings
 # A machine with other work to do must not make an example fail.
 settings.register_profile("gwrelay", deadline=None)
 settings.load_profile("gwrelay")
+
+# What a shell runs in the background is born deaf to Ctrl-C, and so would be whatever we start,
+# and interrupt, from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_SKIP = os.environ.get("GWRELAY_TEST_NO_SKIP", "") not in ("", "0")
 
