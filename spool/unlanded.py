@@ -18,27 +18,17 @@ class Unlanded:
 
     def __init__(self) -> None:
         self._of: dict[int, list[tuple[Put | Amend | Drop, Entry]]] = {}
-        #: Entries that amend or drop a key, and put others.
-        self._puts_beside: dict[int, list[Entry]] = {}
 
     def __len__(self) -> int:
         """Keys."""
         return len(self._of)
 
     def add(self, entry: Entry) -> None:
-        puts = False
         for record in entry.batch:
             kind = type(record)
             # A Put that is waited for has no key that anybody knows of, unless it is a copy.
-            if kind is Put and (entry.copies or not entry.waits):
-                puts = True
-            elif kind is not Drop and kind is not Amend:
-                continue
-            self._of.setdefault(record[0], []).append((record, entry))  # type: ignore[arg-type]
-        if puts and len(entry.batch) > 1 and not entry.copies:
-            for record in entry.batch:
-                if type(record) is not Put:
-                    self._puts_beside.setdefault(record[0], []).append(entry)
+            if kind is Drop or kind is Amend or (kind is Put and (entry.copies or not entry.waits)):
+                self._of.setdefault(record[0], []).append((record, entry))  # type: ignore[arg-type]
 
     def discard(self, entry: Entry) -> None:
         if not self._of:
@@ -52,13 +42,6 @@ class Unlanded:
                 if on_their_way:
                     continue
             del self._of[record[0]]
-        if self._puts_beside:
-            for record in entry.batch:
-                there = self._puts_beside.get(record[0], [])
-                if entry in there:
-                    there.remove(entry)
-                    if not there:
-                        del self._puts_beside[record[0]]
 
     def newest(self, key: int) -> Put | Amend | Drop | None:
         """The last record of the key; None when all of them are durable."""
@@ -88,11 +71,12 @@ class Unlanded:
     def beside(self, batch: Sequence[AnyRecord]) -> list[Put]:
         """What `batch` must say again, before all else: what was put beside the states, on their
         way still, that it replaces.  Each as it is by now, and nothing that has ended."""
-        if not self._puts_beside:
-            return []
         again: dict[int, Put] = {}
         for record in batch:
-            for entry in self._puts_beside.get(record[0], ()):
+            for state, entry in self._of.get(record[0], ()):
+                # A copy says of its own accord what stands beside it, and a Put is the first state.
+                if entry.copies or type(state) is Put:
+                    continue
                 for put in entry.batch:
                     if isinstance(put, Put):
                         newest = self.newest(put.key)
