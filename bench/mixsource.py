@@ -136,7 +136,7 @@ class MixSource(LoadSource):
 
 def _told(source: MixSource) -> dict[str, Any]:
     return {
-        "cpu_s": time.process_time(),
+        "cpu_s": source.cpu_s,
         "lost": source.lost,
         "said": sorted(source.said),
         "messages": source.messages,
