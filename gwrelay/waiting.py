@@ -1,10 +1,9 @@
-"""How greenlets wait: for the disk, in place of the standard library's ways, and for the peer.
+"""How greenlets wait in place of the standard library's ways: for each other, and for the peer.
 
-What a commit of 64 records of 4 KiB costs beside the disk's own time is mostly waiting: to
-hand the sync to a thread, and to put 63 greenlets to sleep and wake them.
+What a commit of 64 records of 4 KiB costs beside the disk's own time is mostly waiting: for the
+sync (syncing.py), and to put 63 greenlets to sleep and wake them.
 """
 
-import os
 import socket
 import time
 from collections import deque
@@ -13,12 +12,11 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, TypedDict
 
 import gevent
-from gevent.hub import Waiter
 from gevent.monkey import get_original
 
-_new_thread = get_original("_thread", "start_new_thread")
+from gwrelay.syncing import sync_for_greenlets
+
 _new_lock = get_original("_thread", "allocate_lock")
-_NativeQueue = get_original("queue", "SimpleQueue")
 _Poll = get_original("select", "poll")
 _READ, _POLLIN = 1, 1
 _OVER = object()
@@ -37,7 +35,7 @@ def for_greenlets() -> SpoolOptions:
     """For a spool that greenlets of one hub use, and no native thread."""
     # No greenlet leaves the spool's lock half-way: so a native one never blocks the loop, and
     # takes 0.05 microseconds where gevent's takes 0.35.
-    return {"sync": NativeSync(), "lock": _new_lock, "event": Gate}
+    return {"sync": sync_for_greenlets(), "lock": _new_lock, "event": Gate}
 
 
 class Gate:
@@ -173,58 +171,3 @@ class Patience:
             self._set_alarm(self._deadline, left_s)
         else:
             self._wake(False)
-
-
-class NativeSync:
-    """fdatasync on native threads, as many as there are syncs at once; the caller's loop goes
-    on.  Call it with a descriptor.  Raises OSError.
-
-    gevent's pool makes a watcher, a result and a queue entry for each call; here a thread and
-    its watcher stay together.  Between a write of 256 KiB and the end of its sync 0.36 ms pass
-    instead of 0.43.
-    """
-
-    def __init__(self) -> None:
-        self._idle: list[_Worker] = []
-
-    def __call__(self, descriptor: int) -> None:
-        worker = self._idle.pop() if self._idle else _Worker()
-        error = worker.sync(descriptor)
-        self._idle.append(worker)
-        if error is not None:
-            raise error
-
-
-class _Worker:
-    """One native thread, for one greenlet at a time."""
-
-    def __init__(self) -> None:
-        self._wanted = _NativeQueue()
-        self._done = gevent.get_hub().loop.async_()
-        self._error: Exception | None = None
-        _new_thread(self._run, ())
-
-    def sync(self, descriptor: int) -> Exception | None:
-        """→ what the disk said.  Whoever is killed in here has spent the thread: it ends after
-        its sync."""
-        self._error = None
-        waiter = Waiter()
-        # Before the thread can be done, which would not be heard of.
-        self._done.start(waiter.switch, None)
-        self._wanted.put(descriptor)
-        try:
-            waiter.get()
-        except BaseException:
-            self._wanted.put(None)
-            raise
-        finally:
-            self._done.stop()
-        return self._error
-
-    def _run(self) -> None:
-        while (descriptor := self._wanted.get()) is not None:
-            try:
-                os.fdatasync(descriptor)
-            except Exception as error:  # noqa: BLE001 - raised where somebody waits for it
-                self._error = error
-            self._done.send()

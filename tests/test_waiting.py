@@ -1,4 +1,4 @@
-"""What the gateway waits by: greenlets let through, killed, syncs on native threads, peers."""
+"""What the gateway waits by: greenlets let through, killed, peers that say something."""
 
 from support.patched import run_patched
 
@@ -105,103 +105,6 @@ gevent.sleep(0)
 gate.set()
 gevent.joinall([killer, last], timeout=5, raise_error=True)
 assert passed == ["last"]
-"""
-    )
-
-
-SYNC = """
-import errno, os, tempfile, threading
-import gevent
-from gwrelay import waiting
-from gwrelay.waiting import NativeSync
-
-file = tempfile.TemporaryFile()
-sync = NativeSync()
-
-
-class SlowDisk:
-    # os.fdatasync that blocks its native thread until the test lets it go.
-    def __init__(self):
-        self.begun = []
-        self.go, self.gone = os.pipe()
-
-    def fdatasync(self, descriptor):
-        self.begun.append(descriptor)
-        original_read(self.go, 1)
-
-    def release(self, count=1):
-        os.write(self.gone, b"x" * count)
-
-
-from gevent.monkey import get_original
-
-original_read = get_original("os", "read")
-
-
-def until(condition):
-    with gevent.Timeout(5):
-        while not condition():
-            gevent.sleep(0.001)
-
-"""
-
-
-def test_a_sync_blocks_nobody_but_its_caller_and_threads_serve_again() -> None:
-    run_patched(
-        SYNC
-        + """
-waiting.os = disk = SlowDisk()
-first = gevent.spawn(sync, 71)
-second = gevent.spawn(sync, 72)
-until(lambda: sorted(disk.begun) == [71, 72])
-assert not first.ready() and not second.ready()
-disk.release(2)
-gevent.joinall([first, second], timeout=5, raise_error=True)
-threads = len(sync._idle)
-disk.release()
-sync(73)
-assert (threads, len(sync._idle)) == (2, 2)
-"""
-    )
-
-
-def test_what_the_disk_says_is_raised_and_the_thread_goes_on() -> None:
-    run_patched(
-        SYNC
-        + """
-sync(file.fileno())
-pipe, _ = os.pipe()
-for wrong, kind in ((pipe, OSError), ("no number", TypeError)):
-    try:
-        sync(wrong)
-    except kind as error:
-        assert kind is TypeError or error.errno == errno.EINVAL, error
-    else:
-        raise AssertionError(wrong)
-sync(file.fileno())
-assert len(sync._idle) == 1
-"""
-    )
-
-
-def test_who_is_killed_in_a_sync_spends_its_thread_and_nobody_else_is_told_of_it() -> None:
-    run_patched(
-        SYNC
-        + """
-waiting.os = disk = SlowDisk()
-threads = lambda: len(os.listdir("/proc/self/task"))
-before = threads()
-victim = gevent.spawn(sync, 71)
-until(lambda: disk.begun == [71])
-victim.kill()
-assert sync._idle == []
-other = gevent.spawn(sync, 72)
-until(lambda: disk.begun == [71, 72])
-assert threads() == before + 2
-disk.release(2)
-gevent.joinall([other], timeout=5, raise_error=True)
-assert len(sync._idle) == 1
-until(lambda: threads() == before + 1)
 """
     )
 

@@ -23,6 +23,12 @@ _CALL = re.compile(r"(\w+)\(\d+<([^>]*)>(.*)\) += (-?\d+)")
 _OFFSET = re.compile(r", (\d+)(?:, 0)?$")
 _WRITES = ("pwritev", "pwritev2", "pwrite64")
 _SYNCS = ("fdatasync", "fsync")
+#: A sync that the kernel does by itself (gwrelay/linuxaio.py): its begin, and its end.
+_BEGIN = re.compile(
+    r"io_submit\(.*aio_data=(\w+), aio_lio_opcode=IOCB_CMD_FDSYNC.*<(.*)>}]\) += 1$"
+)
+_END = re.compile(r"{data=(\w+), obj=\w+, res=(-?\d+),")
+_ASKING = ("io_submit", "io_getevents")
 _SENDS = ("sendto", "sendmsg", "write", "writev")
 
 
@@ -44,6 +50,7 @@ class Call(NamedTuple):
 def calls(trace: str) -> Iterator[Call]:
     """Every whole call, those that another thread interrupted in the trace put together."""
     begun: dict[str, tuple[int, str]] = {}
+    syncing: dict[str, tuple[int, str]] = {}
     for number, line in enumerate(trace.splitlines()):
         thread, text = _LINE.fullmatch(line).groups()
         began = number
@@ -53,7 +60,14 @@ def calls(trace: str) -> Iterator[Call]:
         if (resumed := _RESUMED.fullmatch(text)) and thread in begun:
             began, start = begun.pop(thread)
             text = start + resumed[1]
-        if call := _CALL.match(text):
+        if begin := _BEGIN.match(text):
+            syncing[begin[1]] = began, begin[2]
+        elif text.startswith("io_getevents("):
+            for token, result in _END.findall(text):
+                if token in syncing:  # it may have begun before the trace
+                    began, file = syncing.pop(token)
+                    yield Call("fdatasync", file, "", int(result), began, number)
+        elif call := _CALL.match(text):
             name, file, arguments, result = call.groups()
             yield Call(name, file, arguments, int(result), began, number)
 
@@ -63,7 +77,7 @@ def traced(start_gateway: StartGateway, tmp_path: Path) -> Iterator[tuple[Gatewa
     """A gateway whose next hop is down, and the file its system calls are written to."""
     need_root("trace a process that it did not start itself")
     gateway = start_gateway("--smarthost", "127.0.0.1:1", "--resident-bodies", "0")
-    wanted = ",".join((*_WRITES, *_SYNCS, *_SENDS))
+    wanted = ",".join((*_WRITES, *_SYNCS, *_ASKING, *_SENDS))
     command = [program("strace"), "-f", "-y", "-s", "64", "-e", f"trace={wanted}"]
     trace = tmp_path / "trace"
     strace = Program(
