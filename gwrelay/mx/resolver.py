@@ -1,17 +1,20 @@
 """One question to the name servers, one answer with its TTL.  What mail is, is not known here.
 
 UDP with EDNS (RFC 6891), TCP when the answer is truncated (RFC 7766), the next name server
-when one is silent, lame or failing.  dnspython draws the query id and leaves the source port to
-the kernel (RFC 5452); answers that do not belong to the question are ignored until time is up.
+when one is silent, lame or failing.  The query id is drawn and the source port left to the kernel
+(RFC 5452); answers that do not belong to the question are ignored until time is up.  A plain
+answer is read by packets.py, any other by dnspython.
 """
 
 import re
+import socket
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 import dns.exception
 import dns.flags
+import dns.inet
 import dns.message
 import dns.name
 import dns.query
@@ -21,10 +24,11 @@ import dns.rdatatype
 import dns.resolver
 
 from gwrelay.errors import ConfigError
+from gwrelay.mx import packets
 from gwrelay.mx.exchanges import Answer, LookupFailed, Question
+from gwrelay.mx.packets import UDP_PAYLOAD_BYTES, text_of
 
-#: Bytes of UDP we can take: what passes every common path unfragmented (DNS flag day 2020).
-UDP_PAYLOAD_BYTES = 1232
+_MOST_BYTES = 65535
 
 #: Seconds a name server that was silent or refused to answer is asked last.
 LAME_S = 15.0
@@ -38,10 +42,13 @@ _NO_EDNS = {dns.rcode.FORMERR, dns.rcode.NOTIMP, dns.rcode.BADVERS}
 class _Server:
     """One name server, and until when (monotonic seconds) it is asked after the others."""
 
-    __slots__ = ("host", "lame_until", "port")
+    __slots__ = ("address", "family", "host", "lame_until", "port")
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host
+        self.family = dns.inet.af_for_address(host)
+        #: As a socket of that family says who sent something.
+        self.address = dns.inet.low_level_address_tuple((host, port), self.family)
         self.port = port
         self.lame_until = 0.0
 
@@ -82,14 +89,12 @@ class DNSResolver:
     def ask(self, question: Question) -> Answer:
         """Raises LookupFailed if no server answers in time, or none usefully."""
         try:
-            query = dns.message.make_query(
-                question.name, question.kind, use_edns=0, payload=UDP_PAYLOAD_BYTES
-            )
+            asked = packets.query(question)
         except dns.exception.DNSException as error:
             raise LookupFailed(question.name, f"no domain name ({error})") from error
-        return self._ask(question, query)
+        return self._ask(question, asked)
 
-    def _ask(self, question: Question, query: dns.message.QueryMessage) -> Answer:
+    def _ask(self, question: Question, asked: bytes) -> Answer:
         """Each server, then the silent ones again while there is time: packets get lost."""
         deadline = self._clock() + self._timeout_s
         missing: Answer | None = None
@@ -98,7 +103,7 @@ class DNSResolver:
         while waiting and self._clock() < deadline:
             server = waiting.pop(0)
             try:
-                answer = self._ask_one(server, query, question, deadline)
+                answer = self._ask_one(server, asked, question, deadline)
             except _Useless as useless:
                 reason = f"{useless} ({server.host})"
                 if useless.lame or useless.silent:
@@ -119,19 +124,22 @@ class DNSResolver:
         return sorted(self._servers, key=lambda server: server.lame_until > now)
 
     def _ask_one(
-        self,
-        server: _Server,
-        query: dns.message.QueryMessage,
-        question: Question,
-        deadline: float,
+        self, server: _Server, asked: bytes, question: Question, deadline: float
     ) -> Answer:
         """Raises _Useless."""
-        response = self._send(server, query, deadline)
-        rcode = response.rcode()
-        if rcode in _NO_EDNS and query.edns >= 0:
-            plain = dns.message.make_query(question.name, question.kind)
-            response = self._send(server, plain, deadline)
+        try:
+            response = self._send(server, asked, question, deadline)
+            if isinstance(response, Answer):
+                return response
             rcode = response.rcode()
+            if rcode in _NO_EDNS:
+                plain = dns.message.make_query(question.name, question.kind)
+                response = self._send_without_edns(server, plain, deadline)
+                rcode = response.rcode()
+        except (dns.exception.Timeout, TimeoutError):
+            raise _Useless("no answer in time", silent=True) from None
+        except (dns.exception.DNSException, OSError, EOFError) as error:
+            raise _Useless(str(error) or type(error).__name__, lame=True) from error
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise _Useless(dns.rcode.to_text(rcode), lame=rcode == dns.rcode.REFUSED)
         answer = read(response)
@@ -140,26 +148,51 @@ class DNSResolver:
         return answer
 
     def _send(
-        self, server: _Server, query: dns.message.QueryMessage, deadline: float
-    ) -> dns.message.Message:
-        """One server's response, whatever it is.  Raises _Useless."""
-        try:
+        self, server: _Server, asked: bytes, question: Question, deadline: float
+    ) -> Answer | dns.message.Message:
+        """One server's plain answer, or its response whatever else it is."""
+        seconds = self._try_s(deadline)
+        until = time.time() + seconds
+        with socket.socket(server.family, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(seconds)
+            sock.sendto(asked, server.address)
+            # Left where it is: what is not plain, dnspython takes, or goes on waiting.
+            wire, sender = sock.recvfrom(_MOST_BYTES, socket.MSG_PEEK)
+            answer = packets.read(wire, asked) if sender == server.address else None
+            if answer is not None:
+                return answer
+            query = dns.message.make_query(
+                question.name, question.kind,
+                use_edns=0, payload=UDP_PAYLOAD_BYTES, id=packets.id_of(asked),
+            )  # fmt: skip
+            sock.setblocking(False)
+            response: dns.message.Message
             try:
-                return dns.query.udp(
-                    query,
-                    server.host,
-                    self._try_s(deadline),
-                    server.port,
-                    ignore_unexpected=True,
-                    ignore_errors=True,
-                    raise_on_truncation=True,
-                )
+                response, _ = dns.query.receive_udp(
+                    sock, server.address, until,
+                    ignore_unexpected=True, ignore_errors=True, raise_on_truncation=True,
+                    query=query,
+                )  # fmt: skip
             except dns.message.Truncated:
                 return dns.query.tcp(query, server.host, self._try_s(deadline), server.port)
-        except dns.exception.Timeout:
-            raise _Useless("no answer in time", silent=True) from None
-        except (dns.exception.DNSException, OSError, EOFError) as error:
-            raise _Useless(str(error) or type(error).__name__, lame=True) from error
+            return response
+
+    def _send_without_edns(
+        self, server: _Server, query: dns.message.QueryMessage, deadline: float
+    ) -> dns.message.Message:
+        """One server's response, whatever it is."""
+        try:
+            return dns.query.udp(
+                query,
+                server.host,
+                self._try_s(deadline),
+                server.port,
+                ignore_unexpected=True,
+                ignore_errors=True,
+                raise_on_truncation=True,
+            )
+        except dns.message.Truncated:
+            return dns.query.tcp(query, server.host, self._try_s(deadline), server.port)
 
     def _try_s(self, deadline: float) -> float:
         """Seconds for one try, so that each server gets one and a lost packet another."""
@@ -212,7 +245,7 @@ def _records(
     aliases: list[dns.name.Name],
 ) -> Answer:
     if rdtype == dns.rdatatype.MX:
-        mx = tuple((record.preference, _text(record.exchange)) for record in records)
+        mx = tuple((record.preference, text_of(record.exchange)) for record in records)
         return Answer("records", min(ttls), mx=mx, aliases=_texts(aliases))
     addresses = tuple(record.address for record in records)
     if rdtype == dns.rdatatype.AAAA:
@@ -241,12 +274,7 @@ def _nothing(
 
 
 def _texts(names: list[dns.name.Name]) -> tuple[str, ...]:
-    return tuple(map(_text, names))
-
-
-def _text(name: dns.name.Name) -> str:
-    """Lower case without the final dot; "" for the root.  Odd bytes come escaped."""
-    return "" if name == dns.name.root else name.to_text(omit_final_dot=True).lower()
+    return tuple(map(text_of, names))
 
 
 _SERVER = re.compile(r"\[(?P<six>[^]]+)\](:(?P<port6>\d+))?|(?P<four>[^:]+)(:(?P<port>\d+))?")
