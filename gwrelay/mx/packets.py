@@ -2,8 +2,8 @@
 
 dnspython makes an object of each part of a message: to write a question and to read its answer
 take it 130 to 170 microseconds, and 15 to 35 here; a thousand new domains ask three thousand.
-Names are dnspython's still.  What is not plain is left to it: an answer that names an alias, one
-with more records than were asked for, a truncated one, any that is odd or not ours.
+Names are dnspython's still.  What is not plain is left to it: an answer that names an alias, a
+referral, a truncated one, any that is odd or not ours.
 """
 
 import io
@@ -42,7 +42,9 @@ _SAME_NAME = b"\xc0\x0c"
 _MOST_TTL = 0x7FFFFFFF
 
 _EDNS = b"\0" + _RECORD.pack(dns.rdatatype.OPT, UDP_PAYLOAD_BYTES, 0, 0)
-_ROOT_OPT, _EXTENDED_RCODE = b"\0\0" + bytes([dns.rdatatype.OPT]), 0xFF000000
+_EXTENDED_RCODE = 0xFF000000
+#: Type, class and bytes of what a server adds to an MX record without being asked.
+_ADDRESSES = ((dns.rdatatype.A, _IN, 4), (dns.rdatatype.AAAA, _IN, 16))
 
 #: Serial, refresh, retry, expire, and the TTL of a "no", behind the two names of a SOA record.
 _SOA_NUMBERS = struct.Struct("!5I")
@@ -148,13 +150,21 @@ def _no(wire: bytes, at: int, rcode: int) -> tuple[Answer, int]:
 
 
 def _demand_end(wire: bytes, at: int, others: int) -> None:
-    """There is nothing at `at`, or an EDNS record that says nothing, and the end behind it."""
-    if others == 1 and wire.startswith(_ROOT_OPT, at):
-        _, _, extended, _ = _RECORD.unpack_from(wire, at + 1)
-        if extended & _EXTENDED_RCODE:
+    """From `at` on there are `others` records, addresses or one of EDNS that says nothing, and the
+    end behind them."""
+    has_edns = False
+    for _ in range(others):
+        name, name_bytes = dns.name.from_wire(wire, at)
+        at += name_bytes
+        found, rdclass, extended, size = _RECORD.unpack_from(wire, at)
+        if (found, size) == (dns.rdatatype.OPT, 0):
+            if has_edns or name != dns.name.root or extended & _EXTENDED_RCODE:
+                raise _NotPlain
+            has_edns = True
+        elif (found, rdclass, size) not in _ADDRESSES:
             raise _NotPlain
-        at, others = at + len(_EDNS), 0
-    if others or at != len(wire):
+        at += _RECORD.size + size
+    if at != len(wire):
         raise _NotPlain
 
 

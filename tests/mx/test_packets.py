@@ -116,7 +116,10 @@ def test_a_plain_answer_is_read(
         respond("A", ("d.test. 4294967295 A 192.0.2.1",)),
         respond("A", (), ("test. 4294967295 SOA " + SOA.format(1),)),
         respond("A", ("d.test. 60 A 192.0.2.1",), ("test. 60 NS ns.test.",)),
-        respond("MX", ("d.test. 60 MX 1 a.test.",), additional=("a.test. 60 A 192.0.2.1",)),
+        respond("MX", ("d.test. 60 MX 1 a.test.",), additional=("a.test. 60 TXT x",)),
+        respond(
+            "MX", ("d.test. 60 MX 1 a.test.",), additional=("a.test. 60 TYPE65280 \\# 4 C0000201",)
+        ),
         respond("A"),
         respond("A", (), ("test. 60 NS ns.test.",)),
         respond("A", rcode=dns.rcode.SERVFAIL),
@@ -132,7 +135,15 @@ def test_what_is_not_plain_is_left_to_dnspython(
     assert packets.read(message.to_wire(), asked) is None
 
 
+@pytest.mark.parametrize("edns", [True, False])
+def test_addresses_beside_an_answer_are_passed_over(edns: bool) -> None:
+    beside = ("a.test. 60 A 192.0.2.1", "a.test. 60 AAAA 2001:db8::1")
+    asked, response = respond("MX", ("d.test. 60 MX 1 a.test.",), (), beside, edns=edns)
+    assert packets.read(response.to_wire(), asked) == Answer("records", 60, mx=((1, "a.test"),))
+
+
 _ADDRESS, _EXCHANGE = ("d.test. 60 A 192.0.2.1",), ("d.test. 60 MX 1 a.test.",)
+_BESIDE = ("a.test. 60 A 192.0.2.1",)
 _START = ("test. 60 SOA " + SOA.format(1),)
 _QUESTIONS, _AUTHORITIES, _OTHERS = slice(4, 6), slice(8, 10), slice(10, 12)
 
@@ -144,6 +155,8 @@ _QUESTIONS, _AUTHORITIES, _OTHERS = slice(4, 6), slice(8, 10), slice(10, 12)
         (respond("A", _ADDRESS), _AUTHORITIES, 0, 1),
         (respond("A", _ADDRESS), _OTHERS, 1, 2),
         (respond("A", (), _START), _AUTHORITIES, 1, 2),
+        # An address in class 3.
+        (respond("MX", _EXCHANGE, (), _BESIDE, edns=False), slice(-12, -10), 1, 3),
         # A byte more than an exchange's name, and than an SOA record, has.
         (respond("MX", _EXCHANGE, edns=False), slice(-9, -7), 6, 7),
         (respond("A", (), _START, edns=False), slice(-41, -39), 38, 39),
@@ -159,6 +172,21 @@ def test_what_does_not_add_up_is_left_to_dnspython(
     assert int.from_bytes(wire[place]) == was
     wire[place] = becomes.to_bytes(2)
     assert packets.read(bytes(wire), asked) is None
+
+
+def test_edns_is_said_once_and_of_the_root() -> None:
+    asked, response = respond("A", _ADDRESS, edns=False)
+    edns = packets.query(Question(ASKED_OF, "A"))[-11:]
+
+    def read_with(extra: bytes, count: int) -> Answer | None:
+        wire = bytearray(response.to_wire() + extra)
+        wire[_OTHERS] = count.to_bytes(2)
+        return packets.read(bytes(wire), asked)
+
+    assert read_with(edns, 1) is not None
+    assert read_with(2 * edns, 2) is None
+    assert read_with(edns[:-1] + b"\1x", 1) is None
+    assert read_with(b"\xc0\x0c" + edns[1:], 1) is None
 
 
 def test_what_is_no_answer_to_the_question_is_none() -> None:
