@@ -49,7 +49,8 @@ zone:
   storage: "{directory}"
   file: zone
 """
-_SOA = "@ 3600 IN SOA ns.{origin} admin.{origin} 1 1800 900 604800 300\n@ IN NS ns.{origin}\n"
+_START = "{origin} 3600 IN SOA ns.{origin} admin.{origin} 1 1800 900 604800 300"
+_SERVER = "{origin} 3600 IN NS ns.{origin}"
 
 
 class NoNameServer(Exception):
@@ -121,15 +122,16 @@ class NameServer:
             raise NoNameServer("needs a name server: apt-get install knot, or unbound")
         self.name = Path(found).name
         configuration = self._directory / "configuration"
+        start = _START.format(**names)
         if self.name == "knotd":
             (self._directory / "database").mkdir()
             configuration.write_text(_KNOT.format(**names))
-            zone = (f"{record}\n" for record in self._records)
-            head = f"$ORIGIN {self._origin}\n" + _SOA.format(**names)
-            (self._directory / "zone").write_text(head + "".join(zone))
+            zone = (f"{record}\n" for record in (start, _SERVER.format(**names), *self._records))
+            (self._directory / "zone").write_text("".join(zone))
             return [found, "-c", str(configuration)]
         configuration.write_text(_UNBOUND.format(**names))
-        data = (f"local-data: '{record}'\n" for record in self._records)
+        # With its SOA record, or it would say "no" without how long that is to be believed.
+        data = (f"local-data: '{record}'\n" for record in (start, *self._records))
         (self._directory / "records").write_text("".join(data))
         return [found, "-d", "-c", str(configuration)]
 
@@ -154,7 +156,7 @@ class NameServer:
 
 def found_server() -> str | None:
     """The program that would be used, if one is installed."""
-    programs = (shutil.which(name, path=_WHERE) for name in ("knotd", "unbound"))
+    programs = (shutil.which(name, path=_WHERE) for name in ("unbound", "knotd"))
     return next(filter(None, programs), None)
 
 
