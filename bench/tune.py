@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from gwrelay.commands.printing import span
 from gwrelay_bench.figures import middle
+from gwrelay_bench.gateway import GatewayDied
 from gwrelay_bench.load import Load, Reception
 from gwrelay_bench.machine import raise_file_limit
 from gwrelay_bench.measure import Result
 from gwrelay_bench.passing import Plan, run
 from gwrelay_bench.relays import GatewayRelay, Relay, Straight
-from gwrelay_bench.scenario import Bench, place_below
+from gwrelay_bench.scenario import Bench, BenchFailed, place_below
 from gwrelay_bench.trials import FEWEST_ROUNDS, RATE, Knob, Trial, chosen, flags_of, knobs, toml_of
 from gwrelay_bench.tunetable import print_outcome, verdict_of
 
@@ -54,19 +55,27 @@ class Outcome(NamedTuple):
 
 
 def tune(parent: Path | None, job: Job, *, as_json: bool) -> int:
-    """The exit status.  On Ctrl-C it says what is known by then."""
+    """The exit status.  What is known is told on Ctrl-C too, and when a gateway or its load fails,
+    which is then raised as BenchFailed."""
     raise_file_limit()
-    status = 0
     with place_below(parent) as directory:
         bench = Bench(directory, as_json)
         tuning = Tuning(bench, job, knobs())
         try:
             tuning.run()
         except KeyboardInterrupt:
-            status = _INTERRUPTED_STATUS
-    print_outcome(bench.console, tuning.outcome, bench.settings, interrupted=bool(status))
-    bench.tell(_summary(tuning.outcome, complete=not status))
-    return status
+            _tell(bench, tuning.outcome, "Interrupted")
+            return _INTERRUPTED_STATUS
+        except (GatewayDied, BenchFailed):
+            _tell(bench, tuning.outcome, "It went no further")
+            raise
+    _tell(bench, tuning.outcome, "")
+    return 0
+
+
+def _tell(bench: Bench, outcome: Outcome, cut_off: str) -> None:
+    print_outcome(bench.console, outcome, bench.settings, cut_off=cut_off)
+    bench.tell(_summary(outcome, complete=not cut_off))
 
 
 class Tuning:

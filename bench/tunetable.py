@@ -46,10 +46,11 @@ def verdict_of(trial: Trial) -> str:
 
 
 def print_outcome(
-    console: Console, outcome: "Outcome", place: Mapping[str, Any], *, interrupted: bool
+    console: Console, outcome: "Outcome", place: Mapping[str, Any], *, cut_off: str
 ) -> None:
-    if interrupted:
-        console.print("Interrupted; this is known so far.")
+    """`cut_off` says why not all was tried; "" if it was."""
+    if cut_off:
+        console.print(f"{cut_off}; this is known so far.")
     tried = [trial for trial in outcome.trials if trial.rounds]
     if tried:
         console.print(_table(tried, outcome.settings, outcome.delay_s))

@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gwrelay_bench.scenario import Bench
+from gwrelay_bench import tune
+from gwrelay_bench.gateway import GatewayDied
+from gwrelay_bench.passing import Plan
+from gwrelay_bench.relays import Relay
+from gwrelay_bench.scenario import Bench, BenchFailed
 from gwrelay_bench.trials import (
+    CPU,
     FASTER,
     LEANER,
+    RATE,
     SAME,
     SLOWER,
     TOO_FEW,
@@ -120,7 +126,7 @@ def test_each_value_has_as_many_rounds_as_the_one_beside_it(tmp_path: Path) -> N
     if one.verdict == FASTER:
         assert outcome.settings == knob.settings("20")
     console = Console(record=True, width=100, quiet=False, file=(tmp_path / "told").open("w"))
-    print_outcome(console, outcome, {}, interrupted=False)
+    print_outcome(console, outcome, {}, cut_off="")
     told = console.export_text()
     assert "site-concurrency" in told
     assert "replies in 10 ms" in told
@@ -130,7 +136,7 @@ def test_each_value_has_as_many_rounds_as_the_one_beside_it(tmp_path: Path) -> N
 def test_what_to_use_is_told_to_be_copied_and_how_to_see_it_again(tmp_path: Path) -> None:
     settings = {"--site-concurrency": "50", "--site-concurrency-initial": "50"}
     console = Console(record=True, width=40, file=(tmp_path / "told").open("w"))
-    print_outcome(console, Outcome({}, {}, [], settings, 0.01), {}, interrupted=False)
+    print_outcome(console, Outcome({}, {}, [], settings, 0.01), {}, cut_off="")
     told = console.export_text().splitlines()
     words = "--site-concurrency 50 --site-concurrency-initial 50"
     assert f"gwrelay serve --spool DIR --hostname NAME {words}" in told
@@ -180,6 +186,35 @@ def test_an_interrupt_tells_what_is_known_and_leaves_nothing(tmp_path: Path) -> 
     assert "Traceback" not in told
     last = json.loads(out.splitlines()[-1])
     assert (last["bench"], last["figures"]["complete"]) == ("tune", False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [BenchFailed("mail was lost"), GatewayDied("mail was lost")])
+def test_a_failure_tells_what_is_known(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    failure: Exception,
+) -> None:
+    runs: list[str] = []
+
+    def fail_late(bench: Bench, plan: Plan, relay: Relay, what: str) -> dict[str, float]:
+        runs.append(what)
+        # Straight into the sink, as it comes, and the first setting's two values, in 7 rounds.
+        if len(runs) == 2 + 2 * 7 + 1:
+            raise failure
+        return {RATE: 1000.0, CPU: 0.3}
+
+    monkeypatch.setattr(tune, "run", fail_late)
+    monkeypatch.setattr(tune, "knobs", lambda: [Knob("workers", ("1", "2")), KNOB])
+    with pytest.raises(BenchFailed, match="mail was lost"):
+        tune.tune(tmp_path, Job(3600.0, 1000, 5, 0.0), as_json=True)
+    out, told = capsys.readouterr()
+    assert "It went no further; this is known so far." in told
+    assert "workers" in told
+    first, last = json.loads(out.splitlines()[0]), json.loads(out.splitlines()[-1])
+    assert (first["settings"]["value"], first["settings"]["rounds"]) == ("2", 7)
+    assert last["figures"]["complete"] is False
     assert list(tmp_path.iterdir()) == []
 
 
