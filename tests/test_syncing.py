@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import select
 import struct
 from pathlib import Path
@@ -52,19 +53,31 @@ def syncing(sync, *descriptors):
 """
 
 
+def told_by(syncs: KernelSyncs) -> select.poll:
+    poll = select.poll()
+    poll.register(syncs.told_by, select.POLLIN)
+    return poll
+
+
 def test_the_kernel_tells_of_each_sync_once_and_what_came_of_it(tmp_path: Path) -> None:
     syncs = KernelSyncs(4)
     with (tmp_path / "one").open("wb") as one, (tmp_path / "two").open("wb") as two:
         syncs.begin(71, one.fileno())
         syncs.begin(72, two.fileno())
         told: list[tuple[int, int]] = []
-        poll = select.poll()
-        poll.register(syncs.told_by, select.POLLIN)
         while len(told) < 2:
-            assert poll.poll(5000)
+            assert told_by(syncs).poll(5000)
             told += syncs.ended()
     assert sorted(told) == [(71, 0), (72, 0)]
-    assert not poll.poll(0)
+
+
+def test_when_all_have_been_told_of_nothing_is_to_be_told(tmp_path: Path) -> None:
+    syncs = KernelSyncs(4)
+    with (tmp_path / "one").open("wb") as one:
+        syncs.begin(71, one.fileno())
+        assert told_by(syncs).poll(5000)
+        assert syncs.ended() == [(71, 0)]
+    assert not told_by(syncs).poll(0)
 
 
 def test_what_the_disk_said_to_the_kernel_comes_as_its_error_number() -> None:
@@ -102,6 +115,15 @@ def test_what_cannot_be_synced_is_refused_at_once(tmp_path: Path) -> None:
     os.close(other_end)
     with pytest.raises(OSError, match="Bad file descriptor"):
         syncs.begin(2, pipe)
+
+
+def test_of_a_machine_whose_calls_are_not_known_none_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "sparc64")
+    with pytest.raises(OSError, match="of sparc64") as caught:
+        KernelSyncs(4)
+    assert caught.value.errno == errno.ENOSYS
 
 
 def test_a_sync_of_the_kernel_holds_up_nobody_but_its_caller() -> None:
