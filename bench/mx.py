@@ -22,8 +22,9 @@ import gevent
 
 from gwrelay.mx.calculator import MXCalculator
 from gwrelay.mx.exchanges import Answer, Question
+from gwrelay.mx.packets import UDP_PAYLOAD_BYTES
 from gwrelay.mx.policy import MXPolicy
-from gwrelay.mx.resolver import UDP_PAYLOAD_BYTES, DNSResolver
+from gwrelay.mx.resolver import DNSResolver
 from gwrelay_bench.measure import Meter, Result, Target, resident_bytes
 from gwrelay_bench.nameserver import NameServer, NoNameServer
 from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario

@@ -64,17 +64,20 @@ def query(question: Question) -> bytes:
     return message.getvalue()
 
 
-def id_of(asked: bytes) -> int:
-    return int.from_bytes(asked[:2])
+def without_edns(asked: bytes) -> bytes:
+    """The same question, for a server that knows no EDNS."""
+    number, flags, questions, *_ = _HEAD.unpack_from(asked)
+    return _HEAD.pack(number, flags, questions, 0, 0, 0) + asked[_HEAD.size : -len(_EDNS)]
 
 
 def read(wire: bytes, asked: bytes) -> Answer | None:
-    """What `wire` answers to query()'s `asked`; None if it is not plain, or no answer to it."""
-    at = len(asked) - len(_EDNS)
+    """What `wire` answers to `asked`; None if it is not plain, or no answer to it."""
+    own_number, *_, edns = _HEAD.unpack_from(asked)
+    at = len(asked) - edns * len(_EDNS)
     try:
         number, flags, questions, answers, authorities, others = _HEAD.unpack_from(wire)
         if (
-            number != id_of(asked)
+            number != own_number
             or flags & _KIND_OF_MESSAGE != _RESPONSE
             or questions != 1
             or wire[_HEAD.size : at] != asked[_HEAD.size : at]

@@ -26,7 +26,7 @@ import dns.resolver
 from gwrelay.errors import ConfigError
 from gwrelay.mx import packets
 from gwrelay.mx.exchanges import Answer, LookupFailed, Question
-from gwrelay.mx.packets import UDP_PAYLOAD_BYTES, text_of
+from gwrelay.mx.packets import text_of
 
 _MOST_BYTES = 65535
 
@@ -103,7 +103,7 @@ class DNSResolver:
         while waiting and self._clock() < deadline:
             server = waiting.pop(0)
             try:
-                answer = self._ask_one(server, asked, question, deadline)
+                answer = self._ask_one(server, asked, deadline)
             except _Useless as useless:
                 reason = f"{useless} ({server.host})"
                 if useless.lame or useless.silent:
@@ -123,23 +123,19 @@ class DNSResolver:
         now = self._clock()
         return sorted(self._servers, key=lambda server: server.lame_until > now)
 
-    def _ask_one(
-        self, server: _Server, asked: bytes, question: Question, deadline: float
-    ) -> Answer:
+    def _ask_one(self, server: _Server, asked: bytes, deadline: float) -> Answer:
         """Raises _Useless."""
         try:
-            response = self._send(server, asked, question, deadline)
-            if isinstance(response, Answer):
-                return response
-            rcode = response.rcode()
-            if rcode in _NO_EDNS:
-                plain = dns.message.make_query(question.name, question.kind)
-                response = self._send_without_edns(server, plain, deadline)
-                rcode = response.rcode()
+            response = self._send(server, asked, deadline)
+            if not isinstance(response, Answer) and response.rcode() in _NO_EDNS:
+                response = self._send(server, packets.without_edns(asked), deadline)
         except (dns.exception.Timeout, TimeoutError):
             raise _Useless("no answer in time", silent=True) from None
         except (dns.exception.DNSException, OSError, EOFError) as error:
             raise _Useless(str(error) or type(error).__name__, lame=True) from error
+        if isinstance(response, Answer):
+            return response
+        rcode = response.rcode()
         if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
             raise _Useless(dns.rcode.to_text(rcode), lame=rcode == dns.rcode.REFUSED)
         answer = read(response)
@@ -147,9 +143,7 @@ class DNSResolver:
             raise _Useless("lame name server", lame=True)
         return answer
 
-    def _send(
-        self, server: _Server, asked: bytes, question: Question, deadline: float
-    ) -> Answer | dns.message.Message:
+    def _send(self, server: _Server, asked: bytes, deadline: float) -> Answer | dns.message.Message:
         """One server's plain answer, or its response whatever else it is."""
         seconds = self._try_s(deadline)
         until = time.time() + seconds
@@ -161,10 +155,7 @@ class DNSResolver:
             answer = packets.read(wire, asked) if sender == server.address else None
             if answer is not None:
                 return answer
-            query = dns.message.make_query(
-                question.name, question.kind,
-                use_edns=0, payload=UDP_PAYLOAD_BYTES, id=packets.id_of(asked),
-            )  # fmt: skip
+            query = dns.message.from_wire(asked)
             sock.setblocking(False)
             response: dns.message.Message
             try:
@@ -176,23 +167,6 @@ class DNSResolver:
             except dns.message.Truncated:
                 return dns.query.tcp(query, server.host, self._try_s(deadline), server.port)
             return response
-
-    def _send_without_edns(
-        self, server: _Server, query: dns.message.QueryMessage, deadline: float
-    ) -> dns.message.Message:
-        """One server's response, whatever it is."""
-        try:
-            return dns.query.udp(
-                query,
-                server.host,
-                self._try_s(deadline),
-                server.port,
-                ignore_unexpected=True,
-                ignore_errors=True,
-                raise_on_truncation=True,
-            )
-        except dns.message.Truncated:
-            return dns.query.tcp(query, server.host, self._try_s(deadline), server.port)
 
     def _try_s(self, deadline: float) -> float:
         """Seconds for one try, so that each server gets one and a lost packet another."""

@@ -138,7 +138,7 @@ class Pool:
         return False
 
     def go_on(self) -> None:
-        """Let as many sites as the rate has messages for now take one each."""
+        """Let sites take one message each, as many as the rate allows at once."""
         if self.message_rate is None:
             return
         per_s = self.message_rate.per_s
