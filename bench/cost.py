@@ -27,6 +27,7 @@ from gevent import subprocess
 
 from gwrelay_bench.costside import ACCEPTING, HOST, RECIPIENT, Job
 from gwrelay_bench.figures import medians
+from gwrelay_bench.forked import Popen
 from gwrelay_bench.measure import Result
 from gwrelay_bench.scenario import Bench, BenchFailed, as_module, scenario
 from gwrelay_bench.sink import Sink
@@ -179,7 +180,7 @@ class Course:
             counts_switches,
         )
         module = (sys.executable, "-m", "gwrelay_bench.costside")
-        process = subprocess.Popen(
+        process = Popen(
             [*watched_by, *module, dumps(job._asdict())], stdout=subprocess.PIPE, text=True
         )
         try:

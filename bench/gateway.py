@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 from gevent import subprocess
 
-from gwrelay_bench.machine import interrupt_afterwards
+from gwrelay_bench.forked import Popen
 
 _READY = re.compile(r"ready: listening on (\S+):(\d+)")
 _POLL_S = 0.02
@@ -56,18 +56,13 @@ class Gateway:
         files = ["--spool", str(directory / "spool"), "--events", str(self.events_path)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GWRELAY_")}
         with self.log_path.open("wb") as log:
-            try:
-                with interrupt_afterwards():
-                    self._process = subprocess.Popen(
-                        [sys.executable, "-m", "gwrelay", *command, *files, *arguments],
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=log,
-                        env=environment,
-                    )
-            except KeyboardInterrupt:
-                self.kill()
-                raise
+            self._process = Popen(
+                [sys.executable, "-m", "gwrelay", *command, *files, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
 
     @property
     def pid(self) -> int:

@@ -4,10 +4,8 @@ import ctypes
 import os
 import resource
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,24 +163,3 @@ def tree_bytes(directory: Path) -> int:
 def _kib(text: str) -> int:
     """`"  123 kB"`, in bytes."""
     return int(text.split()[0]) * 1024
-
-
-@contextmanager
-def interrupt_afterwards() -> Iterator[None]:
-    """Raise the KeyboardInterrupt of a Ctrl-C that comes during the block behind it.
-
-    For a fork: Python runs hooks around it, logging's among them, and what they raise is lost.
-    """
-    usual = signal.getsignal(signal.SIGINT)
-    in_charge = threading.get_ident() == threading.main_thread().ident
-    if usual is not signal.default_int_handler or not in_charge:
-        yield
-        return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    if came:
-        raise KeyboardInterrupt

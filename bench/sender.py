@@ -15,6 +15,7 @@ from typing import NamedTuple
 import gevent
 from gevent import subprocess
 
+from gwrelay_bench.forked import Popen
 from gwrelay_bench.source import Source, text_content
 from gwrelay_bench.submission import Submission
 
@@ -79,7 +80,7 @@ class Sender:
         self._path = directory / f"report-of-{errand.name}"
         words = [relay[0], str(relay[1]), dumps(errand._asdict())]
         with self._path.open("wb") as report:
-            self._process = subprocess.Popen(
+            self._process = Popen(
                 [sys.executable, "-m", "gwrelay_bench.sender", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=report,
