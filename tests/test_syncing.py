@@ -126,7 +126,7 @@ def test_of_a_machine_whose_calls_are_not_known_none_is_made(
     assert caught.value.errno == errno.ENOSYS
 
 
-def test_a_sync_of_the_kernel_holds_up_nobody_but_its_caller() -> None:
+def test_a_sync_of_the_kernel_holds_up_nobody_but_its_caller_who_hears_of_a_failure() -> None:
     run_patched(
         KERNEL
         + """
@@ -137,8 +137,9 @@ assert [descriptor for _, descriptor in disk.begun] == [71, 72]
 disk.end(72)
 second.get(timeout=5)
 assert not first.ready()
-disk.end(71)
-first.get(timeout=5)
+disk.end(71, errno.EIO)
+first.join(timeout=5)
+assert isinstance(first.exception, OSError) and first.exception.errno == errno.EIO
 """
     )
 
@@ -152,22 +153,6 @@ for _ in range(3):
     sync(file.fileno())
 # Else it would wait for ever.
 assert gevent.get_hub().join(timeout=5)
-"""
-    )
-
-
-def test_what_the_disk_says_is_raised_where_the_kernel_syncs() -> None:
-    run_patched(
-        KERNEL
-        + """
-disk = SlowDisk()
-sync = KernelSync(disk)
-failing, other = syncing(sync, 71, 72)
-disk.end(71, errno.EIO)
-disk.end(72)
-other.get(timeout=5)
-failing.join(timeout=5)
-assert isinstance(failing.exception, OSError) and failing.exception.errno == errno.EIO
 """
     )
 
